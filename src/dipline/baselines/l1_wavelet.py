@@ -1,0 +1,28 @@
+"""Compressed sensing with sparse wavelet coefficients, by FISTA.
+
+    min_x ½‖A x − y‖² + lam ‖Ψ x‖₁,   Ψ a Daubechies-4 wavelet transform
+
+Lustig, Donoho, Pauly, MRM 2007, with SigPy's accelerated proximal gradient. ``lam`` refers to data scaled to a zero-filled image of about 1.
+"""
+
+import sigpy as sp
+
+from dipline.baselines.base import SigpySolver
+
+CLASS = "classical"
+CITE = ("lustig2007", "ong2019")
+RANDOM = False
+ITERATIONS = 150
+PARAMETERS = {"lam": 0.003}
+
+
+class L1Wavelet(SigpySolver):
+    def __init__(self, problem, lam):
+        self.lam = lam
+        super().__init__(problem)
+
+    def app(self, A, y):
+        parts, height, width = self.A.domain
+        W = sp.linop.Wavelet((parts, height, width), wave_name="db4", axes=(-2, -1))
+        prox = sp.prox.UnitaryTransform(sp.prox.L1Reg(W.oshape, self.lam), W)
+        return sp.app.LinearLeastSquares(A, y, proxg=prox, max_iter=self.problem.iterations, show_pbar=False)

@@ -1,0 +1,262 @@
+"""The optimisation loop: one measurement, one arm, one seed -> one image.
+
+:func:`fit` is the whole of it. A :class:`Run` holds everything that changes (method, optimiser, generators, stop rule, average, snapshots);
+its ``state`` goes into a checkpoint, and a run that continues from one gives the bits of an uninterrupted run.
+"""
+
+import hashlib
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from dipline import registry
+from dipline.methods.base import Method, Problem
+
+ENGINE = 1  # raise by hand when this file, resume.py or store.py change results; a test on fixed bits watches over it
+LOG_SECONDS = 20.0
+
+
+class Diverged(ArithmeticError):
+    """The loss is no longer a number, or far above its first value: a result, not an accident."""
+
+
+class Interrupted(Exception):
+    """Somebody asked the job to leave (signal, newer job); its state is saved."""
+
+
+@dataclass
+class Result:
+    """What comes out of a reconstruction; images (parts, H, W) in the scan's own units, on the CPU."""
+
+    image: np.ndarray
+    last: np.ndarray
+    iterations: int
+    chosen: int
+    seconds: float
+    scale: float
+    snapshots: np.ndarray  # float16 (n, h, w): the view divided by ``scale``
+    snapshot_steps: list
+    losses: list  # [(step, loss)]
+    watched: dict  # rule -> step that it would have chosen
+    artefacts: dict = field(default_factory=dict)
+
+
+def seed_of(seed, purpose):
+    """One number from (seed, purpose): generators never depend on a slice or its position in a block."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{purpose}".encode()).digest()[:6], "big")
+
+
+def plugin_class(kind, name, base):
+    """The one subclass of ``base`` that a plug-in's file defines."""
+    module = registry.get(kind, name).load()
+    own = [c for c in vars(module).values() if isinstance(c, type) and issubclass(c, base) and c.__module__ == module.__name__]
+    return own[0]
+
+
+def snapshot_steps(total, count):
+    """At most ``count`` step numbers below ``total``, spaced logarithmically, the last one included."""
+    if not count:
+        return []
+    return sorted({int(round(s)) - 1 for s in np.geomspace(1, total, min(count, total))})
+
+
+class Run:
+    """One attempt at one image: everything that changes from step to step."""
+
+    def __init__(self, y, A, arm, seed, inputs, stop, iterations):
+        from dipline.stopping.base import Rule
+
+        self.arm, self.device = arm, y.device
+        self.generators, self.seed, self.networks = {}, seed, 0
+        self.rule = self._rule(Rule, stop, iterations)
+        self.watched = {next(iter(w)): self._rule(Rule, w, iterations) for w in arm["watch"]}
+
+        keep = self.rule.split(A, y, self.rng("held-out samples"))
+        self.held = None
+        if keep is not None:
+            self.held = A.restrict(~keep), A.select(y, ~keep)
+            A, y = A.restrict(keep), A.select(y, keep)
+        x0 = A.init(y)
+        self.scale = float(torch.quantile(A.view(x0).abs().float().flatten(), 0.999)) or 1.0
+        if arm["precondition"]:
+            weights = A.preconditioner(arm["precondition"])
+            A, y = A.weighted(weights), y * weights
+        inputs = {name: value.to(self.device) / self.scale for name, value in inputs.items()}
+        problem = Problem(y / self.scale, A, x0 / self.scale, self.network, self.rng, iterations, inputs)
+        self.A = A
+        self.method = plugin_class("methods", arm["method"], Method)(problem, **arm["params"]).to(self.device)
+        self.stages = self.method.stages()
+        total = sum(s.steps for s in self.stages)
+        self.wanted = snapshot_steps(total, arm["snapshots"])
+        self.snapshots, self.average, self.last = [], None, None
+        self.k, self.stage, self.losses, self.seconds = 0, -1, [], 0.0
+        self.next_stage()
+
+    def _rule(self, base, chosen, iterations):
+        ((name, params),) = chosen.items()
+        return plugin_class("stopping", name, base)(iterations, **params)
+
+    def rng(self, purpose):
+        """The generator of that purpose, on the device."""
+        if purpose not in self.generators:
+            generator = torch.Generator(self.device)
+            self.generators[purpose] = generator.manual_seed(seed_of(self.seed, purpose))
+        return self.generators[purpose]
+
+    def network(self, in_channels, out_channels):
+        """The arm's network, initialised on the CPU so that every device starts from the same weights."""
+        ((name, params),) = self.arm["network"].items()
+        self.networks += 1
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of(self.seed, f"network {self.networks}"))
+            net = registry.get("networks", name).load().build(in_channels, out_channels, self.A.domain[1:], **params)
+        return net.to(self.device)
+
+    def next_stage(self):
+        self.stage += 1
+        stage = self.stages[self.stage]
+        self.method.enter(stage)
+        self.optimiser = None
+        if stage.groups:
+            make = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[stage.optimiser]
+            self.optimiser = make(stage.groups, foreach=True)
+        self.stage_end = sum(s.steps for s in self.stages[: self.stage + 1])
+
+    def step(self):
+        """One optimiser step and everything that watches it. No host synchronisation."""
+        stage = self.stages[self.stage]
+        loss, image = self.method.step(self.k, self.optimiser, stage.clip)
+        if stage.scored:
+            with torch.no_grad():
+                self.track(image, loss)
+        self.k += 1
+        return loss
+
+    def track(self, image, loss):
+        if self.last is None:
+            self.average = torch.zeros_like(image)
+            self.first_scored = self.k
+            for rule in (self.rule, *self.watched.values()):
+                rule.start(image, image)
+                rule.to(self.device)
+        output, decay = image, self.arm["average"]
+        if decay:
+            self.average.lerp_(image, 1 - decay)
+            output = self.average / (1 - decay ** (self.k - self.first_scored + 1))
+        held = self.held[0].residual(image * self.scale, self.held[1]) if self.held else None
+        for rule in (self.rule, *self.watched.values()):
+            rule.update(self.k, image, output, loss, held)
+        if self.k in self.wanted:
+            self.snapshots.append((self.k, self.A.view(output).half()))
+        self.last = output
+
+    @property
+    def finished(self):
+        return self.k >= sum(s.steps for s in self.stages)
+
+    def state(self):
+        """All that a checkpoint holds: tensors, numbers and strings only."""
+        rules = {"stop": self.rule, **{f"watch {n}": r for n, r in self.watched.items()}}
+        return {
+            "k": self.k, "stage": self.stage, "seconds": self.seconds, "losses": self.losses, "networks": self.networks,
+            "method": self.method.state_dict(), "optimiser": self.optimiser.state_dict() if self.optimiser else None,
+            "rules": {n: r.state_dict() for n, r in rules.items()}, "average": self.average, "last": self.last,
+            "first_scored": getattr(self, "first_scored", 0), "snapshots": self.snapshots,
+            "generators": {n: g.get_state() for n, g in self.generators.items()},
+        }  # fmt: skip
+
+    def load(self, state):
+        while self.stage < state["stage"]:
+            self.next_stage()
+        self.method.load_state_dict(state["method"])
+        if self.optimiser:
+            self.optimiser.load_state_dict(state["optimiser"])
+        for name in ("k", "seconds", "losses", "networks", "average", "last", "snapshots", "first_scored"):
+            setattr(self, name, state[name])
+        for name, value in state["generators"].items():
+            self.rng(name).set_state(value.cpu())
+        if self.last is not None:
+            for name, rule in (("stop", self.rule), *((f"watch {n}", r) for n, r in self.watched.items())):
+                rule.start(self.last, self.last)
+                rule.load_state_dict(state["rules"][name])
+                rule.to(self.device)
+
+
+def fit(y, A, arm, seed=0, inputs=None, keeper=None, say=print):
+    """Reconstruct one image.
+
+    Args:
+        y, A: measurement and operator of one slice (``physics/``), on the device to be used.
+        arm: the fully resolved arm (``study.Arm.resolved``).
+        inputs: images (parts, H, W) in the scan's units that the method needs.
+        keeper: ``resume.Keeper`` or None; asked every ``read_every`` steps, keeps and returns checkpoints.
+        say: takes one line of log.
+
+    Raises:
+        Diverged: the reason in words. Interrupted: the state is saved, another job may continue.
+    """
+    saved = keeper.load() if keeper else None
+    refit = saved["refit"] if saved else None
+    while True:
+        stop, iterations = ({"fixed": {}}, refit) if refit else (arm["stop"], arm["iterations"])
+        run = Run(y, A, arm, seed, inputs or {}, stop, iterations)
+        if saved:
+            run.load(saved["run"])
+            say(f"resumed from the checkpoint at iteration {run.k}")
+            saved = None
+        iterate(run, arm, keeper, say, refit)
+        if refit or not getattr(run.rule, "refit", False):
+            return result_of(run)
+        refit = run.rule.verdict()[1] + 1
+        say(f"fitting all samples for the {refit} iterations that the held-out samples chose")
+
+
+def iterate(run, arm, keeper, say, refit):
+    """Step until the budget or the stop rule ends the run."""
+    started, first, spoken = time.monotonic() - run.seconds, None, time.monotonic()
+    spoken_k, total = run.k, sum(s.steps for s in run.stages)
+    while not run.finished:
+        loss = run.step()
+        if run.k == run.stage_end and not run.finished:
+            run.next_stage()
+        if run.k % arm["read_every"] and not run.finished:
+            continue
+        run.seconds = time.monotonic() - started
+        value = float(loss)
+        first = run.losses[0][1] if run.losses else value
+        if value != value or abs(value) > 1e6 * abs(first) + 1e-12:
+            raise Diverged(f"diverged at iteration {run.k}: the loss is {value:.3g}, it began at {first:.3g}; lower the learning rate")
+        run.losses.append((run.k, value))
+        stop = run.last is not None and run.rule.verdict()[0]
+        if keeper and keeper.due() and not (stop or run.finished):
+            keeper.save({"run": run.state(), "refit": refit})
+        if time.monotonic() - spoken > LOG_SECONDS or run.finished or stop:
+            speed = (run.k - spoken_k) / max(time.monotonic() - spoken, 1e-9)
+            left = (total - run.k) / max(speed, 1e-9)
+            say(f"step {run.k}/{total}  loss {value:.3e}  {speed:.1f} it/s  eta {left / 60:.1f} min")
+            spoken, spoken_k = time.monotonic(), run.k
+        if stop:
+            break
+    run.seconds = time.monotonic() - started
+
+
+def result_of(run):
+    image, last = run.rule.chosen() * run.scale, run.last * run.scale
+    if not bool(torch.isfinite(torch.view_as_real(image) if image.is_complex() else image).all()):
+        raise Diverged(f"the image is not finite after {run.k} iterations; lower the learning rate")
+    views = [v.cpu().numpy() for _, v in run.snapshots]
+    return Result(
+        image=image.cpu().numpy(), last=last.cpu().numpy(), iterations=run.k, chosen=run.rule.verdict()[1], seconds=run.seconds,
+        scale=run.scale, snapshots=np.stack(views) if views else np.zeros((0, 0, 0), np.float16),
+        snapshot_steps=[k for k, _ in run.snapshots], losses=run.losses,
+        watched={n: r.verdict()[1] for n, r in run.watched.items()}, artefacts=run.method.artefacts(),
+    )  # fmt: skip
+
+
+def set_up(device, threads):
+    """Same device and threads -> same bits."""
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=device != "cpu")
+    torch.backends.cudnn.benchmark = False

@@ -1,0 +1,123 @@
+"""The contract between a method and the loop: Problem, Stage, Method.
+
+A method fits an image to one measurement. The loop owns iterations, stop rules, averages, snapshots, checkpoints and the log; a method
+says what is optimised, with which loss, and what happens after a step.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+
+@dataclass
+class Problem:
+    """All that a method may see, in scaled units, held-out samples removed.
+
+    Attributes:
+        y: the measurement, in the operator's own order.
+        A: the operator (``physics.base.Operator``), data weights included.
+        x0: the starting image (parts, H, W): zero-filled, back-projected.
+        network: ``network(in_channels, out_channels)`` makes the arm's network; a second call makes an independent one.
+        rng: ``rng(purpose)`` makes a generator on the device, seeded by (seed, purpose) alone.
+        iterations: optimiser steps that the study asks for.
+        inputs: what the method declares in INPUTS, e.g. ``prior`` (parts, H, W) in the same units as x0.
+    """
+
+    y: torch.Tensor
+    A: object
+    x0: torch.Tensor
+    network: Callable
+    rng: Callable
+    iterations: int
+    inputs: dict = field(default_factory=dict)
+
+
+@dataclass
+class Stage:
+    """A stretch of optimiser steps.
+
+    Attributes:
+        groups: torch parameter groups, with any number of learning rates; empty: no optimiser (classical solvers).
+        scored: False (mask learning, prior embedding): no stop rule, no snapshots.
+    """
+
+    name: str
+    steps: int
+    groups: list
+    optimiser: str = "adam"
+    clip: float = 0.0
+    scored: bool = True
+
+
+class Method(nn.Module):
+    """Base class. State is parameters and buffers: a checkpoint holds state_dict, optimiser, generators and k."""
+
+    def __init__(self, problem):
+        super().__init__()
+        self.problem = problem
+        self.A, self.y = problem.A, problem.y
+
+    def stages(self):
+        """The list of :class:`Stage`; most methods have one."""
+        raise NotImplementedError
+
+    def enter(self, stage):
+        """Called at the start of a stage: threshold a mask, freeze, re-initialise."""
+
+    def loss(self, k):
+        """(loss, image estimate (parts, H, W) or None) at step k; the same graph for every k."""
+        raise NotImplementedError
+
+    def after(self, k):
+        """Called without gradient after the optimiser's step k: move the input, update a dual variable."""
+
+    def image(self):
+        """The current image; asked only where ``loss`` gives none."""
+        raise NotImplementedError
+
+    def artefacts(self):
+        """Tensors kept for other jobs (masks, weights) by name."""
+        return {}
+
+    def step(self, k, optimiser, clip):
+        """One optimiser step. Returns (loss, estimate), detached. Classical solvers override this alone."""
+        optimiser.zero_grad(set_to_none=True)
+        loss, estimate = self.loss(k)
+        loss.backward()
+        if clip:
+            nn.utils.clip_grad_norm_([p for g in optimiser.param_groups for p in g["params"]], clip)
+        optimiser.step()
+        with torch.no_grad():
+            self.after(k)
+        return loss.detach(), (self.image() if estimate is None else estimate).detach()
+
+    # what most methods share
+
+    def misfit(self, x):
+        """Data term Σ|A x − y|² over all acquired entries (methods differ in what they add to it)."""
+        return self.A.residual(x, self.y)
+
+    def channels(self, x):
+        """An image (parts, H, W) as real network channels (1, C, H, W)."""
+        if x.is_complex():
+            x = torch.view_as_real(x).permute(0, 3, 1, 2).flatten(0, 1)
+        return x[None]
+
+    def as_image(self, out):
+        """Network channels (1, C, H, W) as an image (parts, H, W); the inverse of :meth:`channels`."""
+        if not self.A.complex:
+            return out[0]
+        parts, height, width = self.A.domain
+        return torch.view_as_complex(out[0].view(parts, 2, height, width).permute(0, 2, 3, 1).contiguous())
+
+    def first_input(self, kind, channels=0, scale=1.0):
+        """The network's first input (1, C, H, W): ``zero_filled`` (the starting image), ``uniform`` U[0, scale) or
+        ``normal`` N(0, scale²) with ``channels`` channels (0: as many as the image has)."""
+        if kind == "zero_filled":
+            return self.channels(self.problem.x0)
+        shape = (1, channels or self.A.channels, *self.A.domain[1:])
+        draw = torch.rand if kind == "uniform" else torch.randn
+        rng = self.problem.rng("input")
+        return scale * draw(shape, generator=rng, device=rng.device)

@@ -1,0 +1,33 @@
+"""Pieces that networks share: norms, output activations, and padding to a size that halves evenly."""
+
+from torch import nn
+from torch.nn import functional as F
+
+
+def norm(kind, channels):
+    """A normalisation layer. ``batch`` always uses the statistics of the one image at hand, as the DIP papers do."""
+    if kind == "batch":
+        return nn.BatchNorm2d(channels, track_running_stats=False)
+    if kind == "group":
+        return nn.GroupNorm(4 if channels % 4 == 0 else 1, channels)
+    return nn.Identity()
+
+
+def activation(kind):
+    return {"identity": nn.Identity, "sigmoid": nn.Sigmoid, "softplus": nn.Softplus}[kind]()
+
+
+class Cropped(nn.Module):
+    """Runs ``net`` on an input padded to a multiple of ``step``, and crops its output back."""
+
+    def __init__(self, net, step):
+        super().__init__()
+        self.net, self.step = net, step
+
+    def forward(self, z):
+        height, width = z.shape[-2:]
+        bottom, right = -height % self.step, -width % self.step
+        if not (bottom or right):
+            return self.net(z)
+        mode = "reflect" if bottom < height and right < width else "replicate"
+        return self.net(F.pad(z, (0, right, 0, bottom), mode=mode))[..., :height, :width]

@@ -1,0 +1,103 @@
+"""Forward operators: what every one of them offers to methods, stop rules and the loop.
+
+An operator file holds one subclass of :class:`Operator` and ``build(arrays, **options) -> (operator, y)``, which makes the
+operator of one slice and its measurement from the arrays of a measurement file.
+
+A measurement ``y`` is kept in the operator's own order (only the samples that were acquired, already transformed as far
+as possible), so that ``A(x)`` costs little. Samples come in *units*: phase-encode columns, k-space points, views. Units
+are what a stop rule leaves out and what data weights refer to.
+"""
+
+import copy
+
+import torch
+
+
+class Operator:
+    """A forward operator ``y = A x`` on images of shape ``domain = (parts, H, W)``.
+
+    Attributes:
+        domain: (parts, H, W); parts are map sets or colours. Images are complex where ``complex`` is True.
+        linear: whether ``AT`` exists.
+        norm: an upper bound of the operator's spectral norm; operators are built such that it is about 1.
+        unit_axis: axis of ``y`` along which the units lie.
+    """
+
+    domain: tuple[int, int, int]
+    complex = False
+    linear = True
+    norm = 1.0
+    unit_axis = -1
+
+    def __call__(self, x):
+        """Measure the image ``x`` (parts, H, W)."""
+        raise NotImplementedError
+
+    def AT(self, y):
+        """The adjoint of ``__call__``; only where ``linear``."""
+        raise NotImplementedError
+
+    def init(self, y):
+        """The starting image: adjoint, filtered back-projection or pseudo-inverse of ``y``."""
+        return self.AT(y)
+
+    def view(self, x):
+        """The image (h, w) as it is shown and scored, real-valued."""
+        raise NotImplementedError
+
+    def spare(self):
+        """Bool (units,): the units that a stop rule may leave out."""
+        raise NotImplementedError
+
+    def restrict(self, keep):
+        """The same operator on the units ``keep``, bool (units,)."""
+        raise NotImplementedError
+
+    def select(self, y, keep):
+        """The part of ``y`` that belongs to ``restrict(keep)``."""
+        return y.index_select(self.unit_axis % y.ndim, keep.nonzero()[:, 0])
+
+    def preconditioner(self, strength):
+        """Weights, broadcastable to ``y``, at most 1, that even out how fast the parts of an image are fitted."""
+        raise NotImplementedError
+
+    def weighted(self, weights):
+        """The operator ``W A``."""
+        raise NotImplementedError
+
+    def to(self, device):
+        """A copy whose tensors live on ``device``."""
+        other = copy.copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, torch.Tensor):
+                setattr(other, name, value.to(device))
+        return other
+
+    @property
+    def dtype(self):
+        return torch.complex64 if self.complex else torch.float32
+
+    @property
+    def channels(self):
+        """Real channels that a network needs for one image."""
+        return self.domain[0] * (2 if self.complex else 1)
+
+    def residual(self, x, y):
+        """``‖A x − y‖²``, a scalar, differentiable in ``x``."""
+        if not self.linear:
+            return (self(x) - y).abs().square().sum()
+        return _SquaredResidual.apply(x, y, self)
+
+
+class _SquaredResidual(torch.autograd.Function):
+    """‖A x − y‖² with its gradient 2 Aᴴ(A x − y) written out: one forward, one adjoint, no graph through the operator."""
+
+    @staticmethod
+    def forward(ctx, x, y, operator):
+        r = operator(x) - y
+        ctx.save_for_backward(operator.AT(r))
+        return torch.vdot(r.reshape(-1), r.reshape(-1)).real
+
+    @staticmethod
+    def backward(ctx, grad):
+        return 2 * grad * ctx.saved_tensors[0], None, None

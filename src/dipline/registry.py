@@ -1,0 +1,153 @@
+"""Plug-ins: one file each, found by file name, and described without being imported.
+
+What a study check needs to know of a plug-in (its docstring, parameters with defaults and allowed values, inputs, tasks)
+are literals at the top of its file. They are read from the syntax tree, so that a login node needs no torch:
+
+    PARAMETERS  {"lr": 3e-4, "input": ("uniform", "zero_filled")}; a tuple lists the allowed values, the first is the default
+    CLASS       methods: regularised | early stopping | re-parameterised | pre-trained | classical
+    TASKS       modalities that a method can solve; absent: all
+    INPUTS      inputs that a method must be given in the study, e.g. ("prior",)
+    NETWORK     a method's network unless the arm names one; ITERATIONS, AVERAGE: likewise
+    RANDOM      False: the result does not depend on the seed, one seed is enough
+    CITE        BibTeX keys in report/references.bib
+"""
+
+import ast
+import difflib
+import hashlib
+import importlib
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent
+FOLDERS = {
+    "methods": ("methods", "baselines"),
+    "networks": ("networks",),
+    "stopping": ("stopping",),
+    "readers": ("readers",),
+    "physics": ("physics",),
+}
+SHARED = {"base", "penalties", "__init__"}  # files in a plug-in folder that are no plug-ins
+
+
+class UnknownPlugin(LookupError):
+    """No such plug-in; the message names the allowed ones and the nearest."""
+
+
+@dataclass(frozen=True)
+class Plugin:
+    kind: str
+    name: str
+    path: Path
+    doc: str
+    literals: dict = field(hash=False)
+
+    @property
+    def summary(self):
+        return self.doc.split("\n\n")[0].replace("\n", " ").strip()
+
+    @property
+    def parameters(self):
+        return self.literals.get("PARAMETERS", {})
+
+    def get(self, literal, default=None):
+        return self.literals.get(literal, default)
+
+    def defaults(self):
+        return {k: v[0] if isinstance(v, tuple) else v for k, v in self.parameters.items()}
+
+    def load(self):
+        """Import the plug-in's module."""
+        return importlib.import_module(".".join(["dipline", *self.path.relative_to(PACKAGE).with_suffix("").parts]))
+
+
+@cache
+def plugins(kind):
+    """All plug-ins of a kind by name."""
+    found = {}
+    for folder in FOLDERS[kind]:
+        for path in sorted((PACKAGE / folder).glob("*.py")):
+            if path.stem in SHARED:
+                continue
+            tree = ast.parse(path.read_text())
+            literals = {}
+            for node in tree.body:
+                if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id.isupper():
+                    try:
+                        literals[node.targets[0].id] = ast.literal_eval(node.value)
+                    except ValueError:
+                        continue  # a constant that is computed: the plug-in's own business
+            found[path.stem] = Plugin(kind, path.stem, path, ast.get_docstring(tree) or "", literals)
+    return found
+
+
+def nearest(name, allowed):
+    """`` did you mean "x"?`` or nothing."""
+    close = difflib.get_close_matches(str(name), [str(a) for a in allowed], 1, 0.6)
+    return f'; did you mean "{close[0]}"?' if close else ""
+
+
+def get(kind, name):
+    known = plugins(kind)
+    if name not in known:
+        raise UnknownPlugin(f'no such plug-in among {kind}: "{name}"; allowed: {", ".join(known)}{nearest(name, known)}')
+    return known[name]
+
+
+def check_parameters(plugin, given):
+    """(all parameters with defaults filled in, list of (key, message)). Types and signs follow from the defaults."""
+    values, problems = plugin.defaults(), []
+    for key, value in given.items():
+        if key not in values:
+            problems.append((key, f"unknown{nearest(key, values)} (allowed: {', '.join(values) or 'none'})"))
+            continue
+        fault = _fault(value, plugin.parameters[key])
+        if fault:
+            problems.append((key, fault))
+        elif isinstance(values[key], float):
+            values[key] = float(value)
+        else:
+            values[key] = value
+    return values, problems
+
+
+def _fault(value, default):
+    """What is wrong with ``value`` where ``default`` stands, or None."""
+    if isinstance(default, tuple):
+        return None if value in default else f"found {value!r}, allowed: {', '.join(map(str, default))}{nearest(value, default)}"
+    if isinstance(default, bool) or isinstance(value, bool):
+        ok, kind = isinstance(value, bool) and isinstance(default, bool), "true or false" if isinstance(default, bool) else "a number"
+    elif isinstance(default, int):
+        ok, kind = isinstance(value, int), "a whole number"
+    elif isinstance(default, float):
+        ok, kind = isinstance(value, int | float) and value == value and abs(value) != float("inf"), "a number"
+    elif isinstance(default, list):
+        bad = not isinstance(value, list) or not value or [m for v in value for m in [_fault(v, default[0])] if m]
+        ok, kind = not bad, f"a list like {default}"
+    else:
+        ok, kind = isinstance(value, type(default)), "text"
+    if not ok:
+        return f"found {value!r}, allowed: {kind}"
+    least = 1 if type(default) is int and default > 0 else 0
+    if isinstance(default, int | float) and not isinstance(default, bool) and default >= 0 and value < least:
+        return f"found {value!r}, allowed: {least} or more"
+    return None
+
+
+def code_files(*used):
+    """The source files behind plug-ins, given as ``(kind, name)``: their own and what their folder shares."""
+    files = set()
+    for kind, name in used:
+        path = get(kind, name).path
+        files.add(path)
+        files |= {path.parent / f"{s}.py" for s in SHARED if (path.parent / f"{s}.py").exists()}
+    return files
+
+
+def code_hash(files):
+    """A short hash of the sources, for a job's identity."""
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
