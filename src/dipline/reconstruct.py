@@ -1,0 +1,145 @@
+"""A block of slices through one arm: load, fit, keep what is finished, write."""
+
+import json
+import resource
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dipline import loop, registry, store, study
+from dipline.loop import Diverged, fit
+from dipline.resume import Keeper, Lease, Signals
+
+
+def reconstruct(y, A, arm, seed=0, inputs=None, say=None):
+    """Reconstruct one image from arrays, as a job of the workflow would.
+
+    Args:
+        y: measurement as ``A`` keeps it, e.g. from ``A, y = dipline.physics.sense.build({...})``.
+        A: an operator of ``dipline.physics``.
+        arm: what a study file says of an arm, e.g. ``{"method": "vanilla", "stop": "wmv"}``, or a method's name.
+        seed: seeds networks, inputs and noise.
+        inputs: images (parts, H, W) that the method needs, e.g. ``{"prior": x}``.
+        say: takes one line of progress; None: silent.
+
+    Returns:
+        loop.Result: ``image`` (parts, H, W) in the units of the data, curves, snapshots.
+
+    Raises:
+        study.StudyError: a wrong arm. loop.Diverged: with the reason.
+    """
+    arm = {"method": arm} if isinstance(arm, str) else arm
+    resolved = study.resolve(study.checked_arm(arm))
+    loop.set_up(y.device.type, torch.get_num_threads())
+    return fit(y, A, resolved, seed, inputs, say=say or (lambda line: None))
+
+
+def block(measurement, out, snapshots, slices, spec, seed, state, given):
+    """Reconstruct the slices of one measurement and write images and snapshots.
+
+    Args:
+        measurement: file of ``measure``.
+        slices: indices.
+        spec: the resolved arm, device, threads and code (``Plan.reconstruct_spec``).
+        state: folder for checkpoints and finished slices; kept until the score has seen the result.
+        given: {name: {"kind", "file", "slice"}}, the arm's further inputs.
+
+    A fault of scan or arm becomes a slice with status ``failed``. Raises loop.Interrupted after a signal.
+    """
+    say = lambda line: print(line, flush=True)  # noqa: E731
+    signals = Signals()
+    spec = json.loads(spec)
+    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if spec["device"] == "auto" else spec["device"])
+    loop.set_up(device.type, spec["threads"])
+    files = [measurement, *(g["file"] for g in given.values())]
+    provenance = store.provenance("reconstruct", spec, files, seed=seed, device=_device_name(device), threads=torch.get_num_threads())
+    identity = store.checksum(np.frombuffer(json.dumps([spec, seed, provenance["inputs"], device.type]).encode(), np.uint8))[:16]
+    folder = Path(state) / identity
+    lease = Lease(folder)
+    lease.acquire()
+    head, _ = store.read(measurement, names=())
+    try:
+        images, views = {}, {}
+        for index in slices:
+            done = folder / f"s{index:03d}.h5"
+            if not done.exists():
+                say(f"slice {index}: {spec['arm']['method']}, seed {seed}, on {provenance['device']}, {provenance['threads']} threads")
+                keeper = Keeper(folder / f"s{index:03d}.pt", lease, signals)
+                result, shots = _slice(measurement, head, index, spec["arm"], seed, device, given, keeper, say)
+                store.write(done.with_suffix(".snapshots.h5"), {index: shots}, {})
+                store.write(done, {index: result}, {})
+                keeper.file.unlink(missing_ok=True)
+                if signals.seen:
+                    raise loop.Interrupted(f"slice {index} is finished and kept")
+            else:
+                say(f"slice {index}: finished before, taken from {done}")
+            images |= store.read(done)[1]
+            views |= store.read(done.with_suffix(".snapshots.h5"))[1]
+        if lease.mine():
+            attributes = {"kind": "recon", "seed": seed, "provenance": provenance, "status": _status(images)}
+            store.write(snapshots, views, {"kind": "snapshots"})
+            store.write(out, images, attributes)
+    finally:
+        lease.release()
+
+
+def _status(images):
+    return "done" if all(i["status"] == "done" for i in images.values()) else "failed"
+
+
+def _slice(measurement, head, index, arm, seed, device, given, keeper, say):
+    """(what the recon file holds of one slice, what the snapshot file holds)"""
+    try:
+        if head["status"] != "done":
+            raise Diverged(f"no measurement: {head['reason']}")
+        arrays = store.arrays(measurement, index)
+        A, y = registry.get("physics", head["physics"]).load().build(arrays, device=device)
+        inputs = {name: _input(g, index, A) for name, g in given.items()}
+        result = fit(y, A, arm, seed, inputs, keeper, say)
+    except (Diverged, ValueError, torch.linalg.LinAlgError) as error:
+        say(f"slice {index} failed: {error}")
+        return {"status": "failed", "reason": str(error)}, {}
+    image = torch.from_numpy(result.image).to(device)
+    residual = float(A.residual(image, y) / y.abs().square().sum())
+    content = {
+        "status": "done", "reason": "", "image": result.image, "view": A.view(image).cpu().numpy().astype(np.float32),
+        "last_view": A.view(torch.from_numpy(result.last).to(device)).cpu().numpy().astype(np.float32),
+        "losses": np.array(result.losses, np.float64).reshape(-1, 2), "iterations": result.iterations, "chosen": result.chosen,
+        "watched": result.watched, "scale": result.scale, "residual": residual, "seconds": result.seconds, "memory_mb": _memory(device),
+        "checksum": store.checksum(result.image), **{f"artefact_{k}": v.cpu().numpy() for k, v in result.artefacts.items()},
+    }  # fmt: skip
+    return content, {"views": result.snapshots, "steps": np.array(result.snapshot_steps), "scale": result.scale}
+
+
+def _input(given, index, A):
+    """One further input: an image (parts, H, W) or an artefact."""
+    index = index if given["slice"] == "same" else given["slice"]
+    if given["kind"] == "measurement":
+        head = store.attributes(given["file"])
+        if head["status"] != "done":
+            raise ValueError(f"{given['file']}: {head['reason']}")
+        B, y = registry.get("physics", head["physics"]).load().build(store.arrays(given["file"], index))
+        image = B.init(y)
+    elif given["kind"] == "recon":
+        content = store.read(given["file"], index)[1][index]
+        if content["status"] != "done":
+            raise ValueError(f"{given['file']}: {content['reason']}")
+        image = torch.from_numpy(content["image"])
+    else:
+        image = torch.from_numpy(np.load(given["file"], allow_pickle=False))
+    if tuple(image.shape[-2:]) != tuple(A.domain[-2:]):
+        raise ValueError(f"{given['file']}: an image of {tuple(image.shape[-2:])}, needed: {tuple(A.domain[-2:])}, the size of the scan after its crop")
+    return image.reshape(-1, *image.shape[-2:])[: A.domain[0]].to(A.dtype)
+
+
+def _device_name(device):
+    return torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
+
+
+def _memory(device):
+    """Peak memory in MB: of the device, or of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)

@@ -1,0 +1,147 @@
+"""Files between jobs: HDF5 with the arrays, and with every attribute needed to lead a number back to its origin.
+
+    measurement  slices/<n>/…  arrays of one slice (kspace, maps)     shared/…  arrays of all (mask, view_shape)
+    recon        slices/<n>/   image, view, last_view, losses          attributes: status, reason, iterations, seconds, …
+    snapshots    slices/<n>/   views (float16, divided by the attribute scale), steps
+    reference    slices/<n>/   view
+
+Every file is written under a temporary name and renamed. No torch here.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from functools import cache
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from dipline import __version__
+
+
+class Corrupt(OSError):
+    """A file of ours cannot be read; the message says which and what to do."""
+
+
+@contextlib.contextmanager
+def written(path):
+    """A temporary name beside ``path``; renamed to it when the block ends well, removed otherwise."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(path, text):
+    with written(path) as part:
+        part.write_text(text)
+
+
+def write(path, slices, attributes, shared=None):
+    """Write one file.
+
+    Args:
+        slices: {index: {name: array or attribute}}; arrays become datasets, all else attributes.
+        attributes: of the whole file; dicts and lists are stored as JSON.
+        shared: {name: array} for all slices.
+    """
+    with written(path) as part, h5py.File(part, "w") as f:
+        _attributes(f, attributes)
+        for name, array in (shared or {}).items():
+            f.create_dataset(f"shared/{name}", data=array)
+        for index, content in slices.items():
+            group = f.create_group(f"slices/{index:03d}")
+            arrays = {k: v for k, v in content.items() if isinstance(v, np.ndarray) and v.ndim}
+            for name, array in arrays.items():
+                group.create_dataset(name, data=array, **({"compression": "gzip", "compression_opts": 1} if array.size > 4096 else {}))
+            _attributes(group, {k: v for k, v in content.items() if k not in arrays})
+
+
+def _attributes(node, values):
+    for key, value in values.items():
+        node.attrs[key] = json.dumps(value) if isinstance(value, dict | list | tuple | None) else value
+
+
+@contextlib.contextmanager
+def opened(path):
+    try:
+        with h5py.File(path, "r") as f:
+            yield f
+    except OSError as error:
+        raise Corrupt(f"{path}: cannot be read ({error}); delete the file and run Snakemake again, it will be made anew") from error
+
+
+def attributes(path):
+    with opened(path) as f:
+        return _decoded(f)
+
+
+def _decoded(node):
+    out = {}
+    for key, value in node.attrs.items():
+        value = value.item() if isinstance(value, np.generic) else value
+        if isinstance(value, str) and value[:1] in "[{n":
+            with contextlib.suppress(ValueError):
+                value = json.loads(value)
+        out[key] = value
+    return out
+
+
+def read(path, index=None, names=None):
+    """(attributes of the file, {slice: {arrays and attributes}}); ``index``: this slice alone, ``names``: these arrays alone."""
+    with opened(path) as f:
+        groups = f.get("slices", {})
+        wanted = [f"{index:03d}"] if index is not None else list(groups)
+        content = {}
+        for name in wanted:
+            if name not in groups:
+                raise Corrupt(f"{path}: holds no slice {int(name)} (has {', '.join(str(int(g)) for g in groups) or 'none'})")
+            group = groups[name]
+            content[int(name)] = {k: v[()] for k, v in group.items() if names is None or k in names} | _decoded(group)
+        return _decoded(f), content
+
+
+def arrays(path, index):
+    """The arrays of one slice of a measurement, those of all slices included."""
+    with opened(path) as f:
+        shared = {k: v[()] for k, v in f["shared"].items()} if "shared" in f else {}
+        return shared | {k: v[()] for k, v in f[f"slices/{index:03d}"].items()}
+
+
+def checksum(array):
+    """SHA-256 of an array's bytes: what "same bits" means."""
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+def file_hash(path):
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+@cache
+def commit():
+    """The commit of the checkout that runs, "" outside one."""
+    run = subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True
+    )
+    return run.stdout.strip() if run.returncode == 0 else ""
+
+
+def provenance(verb, spec, inputs, **more):
+    """Where a result comes from: command, versions, resolved spec, input hashes; time and host stand here, outside every checksum."""
+    versions = {m: sys.modules[m].__version__ for m in ("numpy", "torch", "h5py", "sigpy", "astra") if m in sys.modules}
+    return {
+        "verb": verb, "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]), "dipline": __version__, "commit": commit(),
+        "python": platform.python_version(), "versions": versions, "spec": spec, "inputs": {Path(p).name: file_hash(p) for p in inputs},
+        "host": platform.node(), "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **more,
+    }  # fmt: skip
