@@ -8,7 +8,10 @@ results/<study>/
     scores/{dataset}/{volume}/{acq}/{arm}/seed{seed}.json
 """
 
+import hashlib
 import json
+import re
+import sys
 from collections import namedtuple
 from functools import cached_property
 from pathlib import Path
@@ -16,11 +19,24 @@ from pathlib import Path
 import yaml
 
 from dipline import index as indexing
-from dipline import registry, study as studies
+from dipline import registry, store
+from dipline import study as studies
 from dipline.study import PHYSICS, StudyError
 
 Job = namedtuple("Job", "dataset volume acq arm seed")
 HERE = registry.PACKAGE
+
+
+def prepare(config, sources, main=True):
+    """The plan for a run of Snakemake. The main process looks at the scans and writes ``study.resolved.yaml``; jobs read what it found."""
+    plan = Plan.load(config, " + ".join(map(str, sources)) or "config", fresh=main)
+    if main:
+        file, text = plan.root / "study.resolved.yaml", plan.resolved_yaml()
+        if not file.exists() or file.read_text() != text:
+            store.write_text(file, text)
+        for (dataset, volume), problem in plan.problems.items():
+            print(f"left out: {dataset}/{volume}: {problem}", file=sys.stderr)
+    return plan
 
 
 class Plan:
@@ -95,6 +111,29 @@ class Plan:
         chunks = [slices[i : i + size] for i in range(0, len(slices), size)]
         return {f"s{c[0]:03d}" if len(c) == 1 else f"s{c[0]:03d}-{c[-1]:03d}": c for c in chunks}
 
+    def slices(self, dataset, volume):
+        """The chosen slices as the command line takes them."""
+        return ",".join(map(str, self.volumes[dataset][volume]["chosen"]))
+
+    def block_slices(self, job, block):
+        return ",".join(map(str, self.blocks(job.dataset, job.volume, job.arm)[block]))
+
+    def pattern(self, wildcard):
+        """A regular expression for the names that a wildcard may have."""
+        names = {
+            "dataset": self.volumes, "arm": self.study.arms, "volume": {v for volumes in self.volumes.values() for v in volumes},
+            "acq": {a for d in self.study.datasets.values() for a in d.acquisitions},
+        }[wildcard]  # fmt: skip
+        return "|".join(sorted(map(re.escape, names))) or "(?!)"
+
+    @cached_property
+    def identity(self):
+        """A short hash of the study and of the volumes that were found: what tables and pages depend on."""
+        text = self.resolved_yaml() + json.dumps([list(map(str, self.problems.items())), self.jobs])
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    as_json = staticmethod(json.dumps)
+
     # files
 
     def reference(self, dataset, volume):
@@ -112,6 +151,10 @@ class Plan:
 
     def score(self, job):
         return f"{self.root}/scores/{job.dataset}/{job.volume}/{job.acq}/{job.arm}/seed{job.seed}.json"
+
+    @cached_property
+    def scores(self):
+        return [self.score(job) for job in self.jobs]
 
     def scans(self, dataset, volume):
         return self.volumes[dataset][volume]["files"]
@@ -157,6 +200,10 @@ class Plan:
 
     def panel(self, dataset, acq, volume):
         return f"{self.root}/figures/panels/{dataset}/{acq}/{volume}.png"
+
+    def curves(self):
+        """[(dataset, acq)] of the curves."""
+        return list(dict.fromkeys((d, acq) for d, acq, _ in self.shown()))
 
     def curve(self, dataset, acq):
         return f"{self.root}/figures/curves/{dataset}/{acq}.png"
@@ -233,10 +280,29 @@ class Plan:
         for name, params in (resolved["network"] or {}).items():
             widths = params.get("widths", [64] * 4)
             level0 = 0 if name == "unet" else 1
-            flops = sum(6 * 2 * 9 * 4 * w * w * pixels / 4 ** (i + level0) for i, w in enumerate(widths))
-            step += resolved["params"].get("draws", 1) * (flops / 30e9 + 15e-3 * pixels / 128**2)
+            flops = sum(216 * w * w * pixels / 4 ** (i + level0) for i, w in enumerate(widths))
+            step += resolved["params"].get("draws", 1) * (flops / 50e9 + 15e-3 * pixels / 128**2)
             memory += sum(40 * w * pixels * 4e-6 / 4**i for i, w in enumerate(widths)) * resolved["params"].get("draws", 1)
         return resolved["iterations"] * step, memory
+
+    def memory(self, job):
+        """MB for Snakemake's ``mem_mb``."""
+        return int(self.cost(job.dataset, job.volume, job.acq, job.arm)[1] * 1.5 + 1000)
+
+    def minutes(self, job, block):
+        """Minutes for Snakemake's ``runtime``: a GPU is taken to be 20 times a CPU thread."""
+        slices = len(self.blocks(job.dataset, job.volume, job.arm)[block])
+        seconds = slices * self.cost(job.dataset, job.volume, job.acq, job.arm)[0] / (20 if self.gpus(job.arm) else self.study.threads)
+        return int(10 + 2 * seconds / 60)
+
+    def gpus(self, arm):
+        """Cards that a reconstruction asks for: one, unless the study is for the CPU or the arm has no network."""
+        return int(self.study.device != "cpu" and bool(registry.get("methods", self.study.arms[arm].method).get("NETWORK")))
+
+    def scan_memory(self, dataset, volume):
+        """MB for ``measure``: the scan several times over."""
+        entry = self.volumes[dataset][volume]
+        return int(1000 + 6e-6 * entry.get("bytes", 5e7) * len(entry["chosen"]) / entry["slices"])
 
     # the resolved study
 

@@ -83,10 +83,10 @@ def opened(path):
 
 def attributes(path):
     with opened(path) as f:
-        return _decoded(f)
+        return decoded(f)
 
 
-def _decoded(node):
+def decoded(node):
     out = {}
     for key, value in node.attrs.items():
         value = value.item() if isinstance(value, np.generic) else value
@@ -107,8 +107,8 @@ def read(path, index=None, names=None):
             if name not in groups:
                 raise Corrupt(f"{path}: holds no slice {int(name)} (has {', '.join(str(int(g)) for g in groups) or 'none'})")
             group = groups[name]
-            content[int(name)] = {k: v[()] for k, v in group.items() if names is None or k in names} | _decoded(group)
-        return _decoded(f), content
+            content[int(name)] = {k: v[()] for k, v in group.items() if names is None or k in names} | decoded(group)
+        return decoded(f), content
 
 
 def arrays(path, index):

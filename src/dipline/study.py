@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from dipline import registry
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+SLICES = "all | 3-20 | [4, 9] | middle 5"
 PHYSICS = {"mri": "sense"}  # the operator of a modality
-Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -52,7 +52,12 @@ class Maps(Model):
         "espirit", description="espirit: from the acquired data; full: from the complete data, to reproduce a paper; given: from `file` or the reader"
     )
     sets: Literal[1, 2] = 1
-    file: str | None = Field(None, description="BART or .npy file; {volume} stands for the volume's name")
+    file: str | None = Field(None, description="BART or .npy file; {volume} stands for the volume's name; implies method: given")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _file(cls, value):
+        return {"method": "given", **value} if isinstance(value, dict) and value.get("file") else value
 
 
 class Cartesian(Model):
@@ -105,9 +110,11 @@ class Dataset(Model):
     @classmethod
     def _slices(cls, value):
         if isinstance(value, str) and not re.fullmatch(r"all|middle [1-9]\d*|\d+-\d+", value):
-            raise ValueError(f'found "{value}", allowed: all | 3-20 | [4, 9] | middle 5')
+            raise ValueError(f"found {value!r}, allowed: {SLICES}")
+        if isinstance(value, str) and value[0].isdigit() and int(value.split("-")[0]) > int(value.split("-")[1]):
+            raise ValueError(f"found {value!r}, allowed: the smaller number first")
         if isinstance(value, list) and len(set(value)) != len(value):
-            raise ValueError("the same slice twice")
+            raise ValueError(f"found {value}, allowed: every slice once")
         return value
 
 
@@ -142,7 +149,7 @@ class Arm(Model):
     average: Annotated[float, Field(ge=0, lt=1)] | None = Field(None, description="decay of the running average of the outputs; 0: none")
     precondition: Annotated[float, Field(ge=0)] = Field(0.0, description="evens out the convergence of centre and periphery; 0: off, smaller is stronger")
     inputs: dict[str, Input] = {}
-    datasets: list[str] | None = None
+    datasets: Annotated[list[str], Field(min_length=1)] | None = None
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
     block: Block | None = None
     per_acquisition: dict[str, dict[str, Any]] = Field({}, description="what differs under an acquisition, e.g. R8: {params: {lam: 0.008}}")
@@ -165,7 +172,8 @@ class Study(Model):
     baseline: str | None = Field(None, description="the arm that others are compared with in the text of the report")
 
     def modality(self, dataset):
-        return registry.get("readers", self.datasets[dataset].reader).get("MODALITY")
+        reader = registry.plugins("readers").get(self.datasets[dataset].reader)
+        return reader and reader.get("MODALITY")
 
     def acquisition(self, dataset, acq):
         return ACQUISITIONS[self.modality(dataset)](**_named(acq, self.datasets[dataset].acquisitions[acq]))
@@ -174,7 +182,7 @@ class Study(Model):
         """Whether the arm runs on the dataset."""
         a = self.arms[arm]
         tasks = registry.get("methods", a.method).get("TASKS")
-        return (a.datasets is None or dataset in a.datasets) and (not tasks or self.modality(dataset) in tasks)
+        return (a.datasets is None or dataset in a.datasets) and (not tasks or self.modality(dataset) in (None, *tasks))
 
     def arm_seeds(self, arm):
         """The arm's seeds; one where its method knows no chance."""
@@ -184,7 +192,7 @@ class Study(Model):
     def resolved(self, arm, acq):
         """The arm under one acquisition, every default filled in."""
         a = self.arms[arm]
-        return resolve(Arm(**_merge(a.model_dump(exclude_unset=True), a.per_acquisition.get(acq, {}))), self.snapshots, self.read_every)
+        return resolve(Arm(**variant(a, a.per_acquisition.get(acq, {}))), self.snapshots, self.read_every)
 
 
 def resolve(arm, snapshots=60, read_every=20):
@@ -204,10 +212,10 @@ def resolve(arm, snapshots=60, read_every=20):
 def checked_arm(config):
     """An :class:`Arm` from a mapping, outside a study; StudyError with all its problems."""
     try:
-        arm = Arm(**config)
+        arm = Arm.model_validate(_numbers(config))
         method = registry.get("methods", arm.method)
     except ValidationError as error:
-        raise StudyError([f"arm: {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]) from None
+        raise StudyError([f"arm: {key}: {text}" for key, text in _said(error, Arm, config)]) from None
     except registry.UnknownPlugin as error:
         raise StudyError([f"arm: {error}"]) from None
     problems = list(_variant_problems(arm, method, None))
@@ -221,11 +229,24 @@ def _named(name, acquisition):
     return {"mask": "as_measured", **acquisition} if name == "as_measured" else acquisition
 
 
-def _merge(base, over):
-    merged = dict(base)
+def merged(base, over):
+    """Two mappings as one, level by level; ``over`` wins."""
+    out = dict(base)
     for key, value in over.items():
-        merged[key] = _merge(merged[key], value) if isinstance(value, dict) and isinstance(merged.get(key), dict) else value
-    return merged
+        out[key] = merged(out[key], value) if isinstance(value, dict) and isinstance(out.get(key), dict) else value
+    return out
+
+
+VARIES = ("params", "network", "stop", "watch", "iterations", "average", "precondition")  # may differ by acquisition
+
+
+def variant(arm, over):
+    """The arm as a mapping, with what differs under an acquisition; another network or stop rule replaces the first one."""
+    base = arm.model_dump(exclude_unset=True)
+    for key in ("network", "stop"):
+        if isinstance(base.get(key), dict) and isinstance(over.get(key), dict) and set(base[key]) != set(over[key]):
+            del base[key]
+    return merged(base, over)
 
 
 def _split(choice):
@@ -241,17 +262,56 @@ def _choice(kind, choice):
     return {name: registry.check_parameters(registry.get(kind, name), params)[0]}
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key cannot stand twice: the second would silently win."""
+
+    def compose_mapping_node(self, anchor):
+        node, seen = super().compose_mapping_node(anchor), {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<" and seen.setdefault(key.value, key) is not key:
+                raise yaml.constructor.ConstructorError(None, None, f'the key "{key.value}" stands twice', key.start_mark)
+        return node
+
+
 def read(path):
     """The YAML of a study file as a dict."""
     try:
-        data = yaml.safe_load(Path(path).read_text())
+        data = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         raise StudyError([f"{path}: no such file; copy config/config.yaml and change it"]) from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise StudyError([f"{path}: not a YAML file: {' '.join(str(error).split())}"]) from None
+    except UnicodeDecodeError as error:
+        raise StudyError([f"{path}: not a text file in UTF-8 ({error}); save it as UTF-8"]) from None
+    except OSError as error:
+        raise StudyError([f"{path}: cannot be read ({error.strerror}); name a study file, such as config/config.yaml"]) from None
+    except yaml.YAMLError as error:
+        where = f", line {error.problem_mark.line + 1}" if getattr(error, "problem_mark", None) else ""
+        said = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise StudyError([f"{path}{where}: not YAML: {said}; correct that line, with spaces, never tabs, in front"]) from None
     if not isinstance(data, dict):
-        raise StudyError([f"{path}: empty or not a mapping; copy config/config.yaml and change it"])
+        found = "nothing" if data is None else _shown(data)
+        raise StudyError([f"{path}: found {found}, allowed: keys with values, as in config/config.yaml; copy it and change it"])
     return data
+
+
+SCIENTIFIC = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
+
+
+def _numbers(node, inside=False):
+    """A copy in which options that YAML 1.1 takes for text, such as 1e-3 without a dot, are numbers."""
+    if isinstance(node, dict):
+        options = ("params", "network", "stop", "watch")
+        return {key: _numbers(value, inside or key in options) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_numbers(value, inside) for value in node]
+    return float(node) if inside and isinstance(node, str) and SCIENTIFIC.fullmatch(node) else node
+
+
+class _Part(Study):
+    """What is left of a study without its faulty entries, so that the rest can be checked as well."""
+
+    study: str = "study"
+    datasets: dict[str, Dataset] = {}
+    arms: dict[str, Arm] = {}
 
 
 def load(config, source="study"):
@@ -264,71 +324,133 @@ def load(config, source="study"):
     Raises:
         StudyError: all problems, each with file, key, what was found, what is allowed and the nearest name.
     """
-    problems, first = [], True
+    said, rest, model = {}, _numbers(config), Study
     while True:
         try:
-            study = Study(**config)
+            study = model.model_validate(rest)
             break
         except ValidationError as error:
-            if first:
-                problems, first = [_said(e, config) for e in error.errors()], False
-            rest = copy.deepcopy(config)
-            if not all([_drop(rest, e["loc"]) for e in error.errors()]):
-                raise StudyError([f"{source}: {p}" for p in problems]) from None
-            config = rest
-    problems += [p for p in _problems(study) if p not in problems]
+            found = _said(error, Study, rest)
+            if model is Study:
+                said, model = dict.fromkeys(found), _Part
+            for e in error.errors():
+                _drop(rest, e)
+    problems = [f"{key}: {text}" for key, text in said]
+    keys = {key for key, _ in said}
+    problems += [p for p in dict.fromkeys(_problems(study)) if p not in problems and not _follows(p, keys, config, study)]
     if problems:
         raise StudyError([f"{source}: {p}" for p in problems])
     return study
 
 
-def _drop(config, where):
-    """Take the faulty entry out, so that the rest can be checked as well; False where the study cannot stand without it."""
-    path, node = [], config
+def _drop(config, error):
+    """Take the entry that a fault is in out of ``config``: what stands behind its key, or, where a key is missing, what holds it."""
+    where = error["loc"][:-1] if error["type"] == "missing" else error["loc"]
+    holder, key, node = None, None, config
     for part in where:
-        if isinstance(node, dict) and part in node or isinstance(node, list) and isinstance(part, int) and part < len(node):
-            path.append(part)
-            node = node[part]
-    if len(path) < len(where) and path and path[-1] in ("study", "datasets", "arms") or not path:
-        return False
-    for part in path[:-1]:
-        config = config[part]
-    del config[path[-1]]
-    return True
+        if not isinstance(node, dict) or part not in node:
+            break
+        holder, key, node = node, part, node[part]
+    if holder is not None:
+        del holder[key]
 
 
-def _said(error, config):
-    """One pydantic error in our words."""
-    path = [str(p) for p in error["loc"] if not re.match(r"(literal|list|dict|str|First|Listed|constrained|function)\b", str(p))]
-    key, found = ".".join(path), error["input"]
-    if error["type"] == "extra_forbidden":
-        allowed = _fields(path[:-1])
-        return f"{key}: unknown{registry.nearest(path[-1], allowed)} (allowed: {', '.join(allowed)})"
-    if error["type"] == "missing":
-        return f"{key}: missing; it is required"
-    return f"{key}: found {found!r}; {error['msg'].removeprefix('Value error, ')}"
+def _follows(problem, keys, config, study):
+    """Whether a problem only follows from entries that were taken out because of a fault that is told already."""
+    key = problem.split(": ")[0]
+    if key in keys or key.count(".") > 1 and any(k.startswith(key + ".") for k in keys):
+        return True
+    written = config.get("datasets")
+    if 'no acquisition "' in problem and not (isinstance(written, dict) and written.keys() == study.datasets.keys()):
+        return True
+    for word, section in (("dataset", "datasets"), ("arm", "arms")):
+        written = config.get(section)
+        lost = [f'{n}"' for n in written if n not in getattr(study, section)] if isinstance(written, dict) else [""]
+        if any(f'no {word} "{name}' in problem for name in lost):
+            return True
+    return False
 
 
-def _fields(path):
-    """Names allowed below a key path."""
-    model = Study
-    for part in path:
-        if part in getattr(model, "model_fields", {}):
-            model = {"datasets": Dataset, "arms": Arm, "block": Block, "inputs": Input, "maps": Maps, "volumes": First}.get(part, model)
-    return list(model.model_fields)
+BELOW = {Study: {"datasets": Dataset, "arms": Arm, "block": Block}, Dataset: {"maps": Maps}, Arm: {"inputs": Input, "block": Block}}
+FORMS = {  # keys that may be written in several ways
+    (Dataset, "volumes"): "all | [patient_001, patient_002] | {first: 20} | {list: file.txt}",
+    (Dataset, "slices"): SLICES,
+    (Input, "slice"): "same | the number of a slice",
+    (Arm, "network"): "the name of a network | {name: {option: value}}",
+    (Arm, "stop"): "the name of a stop rule | {name: {option: value}}",
+    (Arm, "watch"): "[stop rule, …], each a name or {name: {option: value}}",
+}
+EXAMPLES = {
+    "study": "study: knee4x", "datasets": "datasets: {knee: {reader: fastmri, path: …, acquisitions: …}}", "reader": "reader: fastmri",
+    "acquisitions": "acquisitions: {R4: {mask: random, acceleration: 4}}", "mask": "mask: random", "arms": "arms: {dip: {method: vanilla}}",
+    "method": "method: vanilla",
+}  # fmt: skip
+KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "string": "text", "list": "a list", "dict": "{name: …}"}
+BOUNDS = {"greater_than_equal": "{ge:g} or more", "greater_than": "more than {gt:g}", "less_than": "less than {lt:g}", "less_than_equal": "{le:g} or less"}
+
+
+def _said(error, model, config):
+    """[(key path, what was found and what is allowed)] of pydantic's errors in ``config``, read as a ``model``, in our words."""
+    return list(dict.fromkeys(_fault(e, *_place(e["loc"], model), config) for e in error.errors()))
+
+
+def _place(where, model):
+    """(path of a key, the forms that it may have, model that holds it); members of a union are no keys."""
+    i = 0
+    while i < len(where):
+        if (model, where[i]) in FORMS:
+            return where[: i + 1], FORMS[model, where[i]], model
+        if where[i] not in BELOW.get(model, {}):
+            break
+        i, model = i + (1 if where[i] in ("block", "maps") else 2), BELOW[model][where[i]]
+    return where, None, model
+
+
+def _fault(e, where, forms, model, config):
+    kind, found, context = e["type"], e["input"], e.get("ctx", {})
+    key = ".".join(map(str, where))
+    if kind == "value_error":
+        return key, e["msg"].removeprefix("Value error, ")
+    if forms:
+        for part in where:
+            config = config[part]
+        return key, f"found {_shown(config)}, allowed: {forms}"
+    if kind == "extra_forbidden":
+        return key, f"unknown{registry.nearest(where[-1], model.model_fields)} (allowed: {', '.join(model.model_fields)})"
+    if kind == "missing":
+        return key, f"missing; write one, e.g. {EXAMPLES[where[-1]]}"
+    if where[-1] == "[key]":
+        return key.removesuffix(".[key]"), f'found {_shown(found)} as a name, allowed: text; put it in quotes: "{_shown(found)}"'
+    if kind == "literal_error":
+        names = re.findall(r"[^\s',]+", context["expected"].replace(" or ", " "))
+        allowed = ", ".join(names) + registry.nearest(found, names)
+    elif kind in BOUNDS:
+        allowed = BOUNDS[kind].format(**context)
+    elif kind == "too_short":
+        allowed = "at least one"
+    elif kind == "model_type":
+        allowed = f"{{key: value}} with the keys {', '.join(model.model_fields)}"
+    else:
+        allowed = KINDS.get(kind.split("_")[0], e["msg"])
+        if kind == "string_type" and isinstance(found, int | float):
+            allowed += f'; put it in quotes: "{_shown(found)}"'
+        if kind == "list_type" and isinstance(found, str | int | float):
+            allowed += f", as in [{_shown(found)}]"
+    return key, f"found {_shown(found)}, allowed: {allowed}"
+
+
+def _shown(value):
+    """A value, not longer than a line."""
+    text = "nothing" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) < 80 else text[:76] + " …"
 
 
 def _problems(study):
     """What the models alone cannot see."""
     for kind, names in (("study", [study.study]), ("datasets", study.datasets), ("arms", study.arms)):
-        for name in names:
-            if not NAME.fullmatch(name):
-                yield f'{kind}: the name "{name}" becomes a folder; allowed: letters, digits, ".", "_", "-", a letter or digit first'
-        folded = [n.casefold() for n in names]
-        for name in sorted({n for n in folded if folded.count(n) > 1}):
-            yield f'{kind}: "{name}" twice when upper and lower case are not told apart; rename one'
+        yield from _name_problems(kind, names)
     if len(set(study.seeds)) != len(study.seeds):
-        yield f"seeds: {study.seeds} names a seed twice"
+        yield f"seeds: found {study.seeds}, allowed: every seed once"
     for name, dataset in study.datasets.items():
         yield from (f"datasets.{name}.{p}" for p in _dataset_problems(study, name, dataset))
     acqs = {a for d in study.datasets.values() for a in d.acquisitions}
@@ -337,6 +459,16 @@ def _problems(study):
     yield from _cycles(study)
     if study.baseline and study.baseline not in study.arms:
         yield f'baseline: no arm "{study.baseline}"{registry.nearest(study.baseline, study.arms)}'
+
+
+def _name_problems(key, names):
+    for name in names:
+        if not NAME.fullmatch(name):
+            yield f'{key}: the name "{name}" becomes a folder, allowed: letters, digits, ".", "_", "-", a letter or digit first'
+    folded = {}
+    for name in names:
+        if folded.setdefault(name.casefold(), name) != name:
+            yield f'{key}: "{folded[name.casefold()]}" and "{name}" are one folder where upper and lower case are not told apart; rename one'
 
 
 def _dataset_problems(study, name, dataset):
@@ -350,27 +482,25 @@ def _dataset_problems(study, name, dataset):
     if reader.get("READS_AS") is None:
         yield from (f"path: {p}" for p in _path_problems(dataset.path))
     elif dataset.path is not None:
-        yield f"path: reader {dataset.reader} makes its own scans; leave path out"
+        yield f"path: found {dataset.path!r}, but reader {dataset.reader} makes its own scans; leave path out"
     if isinstance(dataset.volumes, Listed) and not Path(dataset.volumes.list).is_file():
-        yield f'volumes.list: no such file "{dataset.volumes.list}"'
+        yield f'volumes.list: no such file "{dataset.volumes.list}"; write one, with one name of a volume a line'
     modality, seen = reader.get("MODALITY"), {}
     model = ACQUISITIONS[modality]
+    yield from _name_problems("acquisitions", dataset.acquisitions)
     for acq, given in dataset.acquisitions.items():
-        if not NAME.fullmatch(acq):
-            yield f'acquisitions: the name "{acq}" becomes a folder; allowed: letters, digits, ".", "_", "-"'
         foreign = [m for m, other in ACQUISITIONS.items() if m != modality and set(given) & set(other.model_fields) - set(model.model_fields)]
         if foreign:
-            yield f"acquisitions.{acq}: an acquisition of {foreign[0]}, but reader {dataset.reader} gives {modality}"
+            keys = ", ".join(k for k in given if k not in model.model_fields)
+            yield (
+                f"acquisitions.{acq}: found {keys}, of {foreign[0]} acquisitions, but reader {dataset.reader} gives {modality} "
+                f"(allowed: {', '.join(model.model_fields)})"
+            )
             continue
         try:
             parsed = model(**_named(acq, given))
         except ValidationError as error:
-            for e in error.errors():
-                key = ".".join(str(p) for p in e["loc"])
-                if e["type"] == "extra_forbidden":
-                    yield f"acquisitions.{acq}.{key}: unknown{registry.nearest(key, model.model_fields)} (allowed: {', '.join(model.model_fields)})"
-                else:
-                    yield f"acquisitions.{acq}.{key}: found {e['input']!r}; {e['msg']}"
+            yield from (f"acquisitions.{acq}.{key}: {text}" for key, text in _said(error, model, given))
             continue
         yield from (f"acquisitions.{acq}.{key}: {fault}" for key, fault in parsed.faults())
         if parsed.file and (faults := list(_path_problems(parsed.file))):
@@ -378,19 +508,21 @@ def _dataset_problems(study, name, dataset):
         if parsed in seen:
             yield f"acquisitions.{acq}: the same as acquisitions.{seen[parsed]}; leave one out"
         seen[parsed] = acq
-    if dataset.maps.method == "given" and dataset.maps.file and "{volume}" not in dataset.maps.file:
-        yield from (f"maps.file: {p}" for p in _path_problems(dataset.maps.file))
+    if dataset.maps.file and dataset.maps.method != "given":
+        yield f"maps.file: goes with method: given, not with {dataset.maps.method}; leave one out"
+    elif dataset.maps.file:
+        yield from (f"maps.file: {p}" for p in _path_problems(dataset.maps.file, pattern="{volume}"))
 
 
-def _path_problems(path):
+def _path_problems(path, pattern=None):
     if path is None:
-        yield "missing; name the folder of the scans"
+        yield "missing; write one, e.g. path: $FASTMRI/multicoil_val"
         return
     unset = [v for v in re.findall(r"\$\{?(\w+)\}?", path) if v not in os.environ]
     if unset:
         yield f'"{path}": the environment variable {unset[0]} is not set; export {unset[0]}=/where/the/data/lie'
-    elif not Path(os.path.expandvars(path)).expanduser().exists():
-        yield f'no such file or folder "{os.path.expandvars(path)}"'
+    elif not (pattern and pattern in path) and not Path(os.path.expandvars(path)).expanduser().exists():
+        yield f'no such file or folder "{os.path.expandvars(path)}"; correct the path'
 
 
 def _arm_problems(study, name, arm, acqs):
@@ -405,12 +537,18 @@ def _arm_problems(study, name, arm, acqs):
     for acq in [None, *arm.per_acquisition]:
         where = f"per_acquisition.{acq}." if acq else ""
         over = arm.per_acquisition.get(acq, {})
+        for key in set(over) & set(Arm.model_fields) - set(VARIES):
+            yield f"{where}{key}: cannot differ between acquisitions (allowed: {', '.join(VARIES)}); make it an arm of its own"
+        over = {k: v for k, v in over.items() if k in VARIES or k not in Arm.model_fields}
         try:
-            variant = Arm(**_merge(arm.model_dump(exclude_unset=True), over))
+            changed = Arm(**variant(arm, over))
         except ValidationError as error:
-            yield from (f"{where}{_said(e, over)}" for e in error.errors())
-            continue
-        yield from (f"{where}{p}" for p in _variant_problems(variant, method, over if acq else None))
+            yield from (f"{where}{key}: {text}" for key, text in _said(error, Arm, over))
+            over = {k: v for k, v in over.items() if k not in {e["loc"][0] for e in error.errors()}}
+            changed = Arm(**variant(arm, over))
+        yield from (f"{where}{p}" for p in _variant_problems(changed, method, over if acq else None))
+    if arm.seeds and len(set(arm.seeds)) != len(arm.seeds):
+        yield f"seeds: found {arm.seeds}, allowed: every seed once"
     for d in arm.datasets or []:
         if d not in study.datasets:
             yield f'datasets: no dataset "{d}"{registry.nearest(d, study.datasets)} (allowed: {", ".join(study.datasets)})'
@@ -459,31 +597,52 @@ def _variant_problems(arm, method, over):
 def _input_problems(study, name, given):
     sources = [s for s in ("dataset", "arm", "file") if getattr(given, s) is not None]
     if not sources or "file" in sources and len(sources) > 1:
-        yield ": name a dataset, an arm (with or without its dataset), or a file"
+        yield f": found {' and '.join(sources) or 'nothing'}, allowed: a dataset, an arm (with or without its dataset), or a file"
         return
     if given.file is not None:
         yield from (f".file: {p}" for p in _path_problems(given.file))
-    if given.dataset is not None:
-        if given.dataset not in study.datasets:
-            yield f'.dataset: no dataset "{given.dataset}"{registry.nearest(given.dataset, study.datasets)}'
-            return
-        acqs = study.datasets[given.dataset].acquisitions
-        if given.acq is None and len(acqs) > 1:
-            yield f".acq: dataset {given.dataset} has several acquisitions; name one of {', '.join(acqs)}"
-        elif given.acq is not None and given.acq not in acqs:
-            yield f'.acq: no acquisition "{given.acq}" in {given.dataset} (allowed: {", ".join(acqs)})'
-        scored = [d for d in study.datasets if study.solves(name, d)]
-        if given.arm is None and given.volume == "same":
-            source = study.datasets[given.dataset]
-            for d in scored:
-                same_scans = (study.datasets[d].reader, study.datasets[d].path, study.datasets[d].params) == (source.reader, source.path, source.params)
-                if same_scans:
-                    yield (
-                        f".dataset: {given.dataset} holds the very scans that {name} is scored on ({d}): a prior from a scan's own full data "
-                        "is refused; name another contrast or time point, and narrow the arm with `datasets:`"
-                    )
+        return
     if given.arm is not None and given.arm not in study.arms:
-        yield f'.arm: no arm "{given.arm}"{registry.nearest(given.arm, study.arms)}'
+        yield f'.arm: no arm "{given.arm}"{registry.nearest(given.arm, study.arms)} (allowed: {", ".join(study.arms)})'
+        return
+    if given.dataset is not None and given.dataset not in study.datasets:
+        yield f'.dataset: no dataset "{given.dataset}"{registry.nearest(given.dataset, study.datasets)} (allowed: {", ".join(study.datasets)})'
+        return
+    scored = [d for d in study.datasets if study.solves(name, d)]
+    for source in [given.dataset] if given.dataset else scored:
+        acqs = study.datasets[source].acquisitions
+        if given.acq is not None and given.acq not in acqs:
+            yield f'.acq: no acquisition "{given.acq}" in {source}{registry.nearest(given.acq, acqs)} (allowed: {", ".join(acqs)})'
+        elif given.acq is None and len(acqs) > 1 and (given.arm is None or source not in scored):
+            yield f".acq: missing, dataset {source} has several acquisitions; name one of {', '.join(acqs)}"
+        if given.arm is not None and study.arms[given.arm].method in registry.plugins("methods") and not study.solves(given.arm, source):
+            yield f".arm: {given.arm} does not run on dataset {source}; name an arm that does, or narrow {name} with `datasets:`"
+        for d in scored:
+            other = given.arm is None or given.acq is not None and set(study.datasets[d].acquisitions) != {given.acq}
+            if other and _may_hold(study.datasets[source], given.volume) and _same_scans(study.datasets[source], study.datasets[d]):
+                yield (
+                    f".dataset: {source} holds the very scans that {name} is scored on ({d}): a prior from a scan's own full data is refused; "
+                    "name another contrast or time point, and narrow the arm with `datasets:`"
+                )
+
+
+def _may_hold(dataset, volume):
+    return volume == "same" or not isinstance(dataset.volumes, list) or volume in dataset.volumes
+
+
+APART = ("contrast", "time_point")  # parameters of an embedded patient that make another scan of it; "mixed" may be any contrast
+
+
+def _same_scans(a, b):
+    """Whether two datasets may hold the same scans: one's folder lies in the other's, or embedded patients of one contrast and time."""
+    if a.path is not None and b.path is not None:
+        one, other = (Path(os.path.expandvars(d.path)).expanduser().resolve() for d in (a, b))
+        return one == other or one in other.parents or other in one.parents
+    if a.path is not None or b.path is not None or a.reader != b.reader:
+        return False
+    reader = registry.plugins("readers").get(a.reader)
+    p, q = (reader.defaults() | d.params if reader else d.params for d in (a, b))
+    return all(p.get(k) == q.get(k) or "mixed" in (p.get(k), q.get(k)) for k in APART)
 
 
 def _cycles(study):

@@ -106,11 +106,13 @@ class Method(nn.Module):
         return x[None]
 
     def as_image(self, out):
-        """Network channels (1, C, H, W) as an image (parts, H, W); the inverse of :meth:`channels`."""
-        if not self.A.complex:
-            return out[0]
-        parts, height, width = self.A.domain
-        return torch.view_as_complex(out[0].view(parts, 2, height, width).permute(0, 2, 3, 1).contiguous())
+        """Network channels (1, C, H, W) as an image (parts, H, W), zero outside the operator's support, where nothing ties the
+        network to the data."""
+        x = out[0]
+        if self.A.complex:
+            parts, height, width = self.A.domain
+            x = torch.view_as_complex(x.view(parts, 2, height, width).permute(0, 2, 3, 1).contiguous())
+        return x if self.A.support is None else x * self.A.support
 
     def first_input(self, kind, channels=0, scale=1.0):
         """The network's first input (1, C, H, W): ``zero_filled`` (the starting image), ``uniform`` U[0, scale) or

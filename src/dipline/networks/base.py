@@ -18,7 +18,7 @@ def activation(kind):
 
 
 class Cropped(nn.Module):
-    """Runs ``net`` on an input padded to a multiple of ``step``, and crops its output back."""
+    """Runs ``net`` on an input padded to a multiple of ``step`` (at least two, for the norms at the deepest scale), and crops back."""
 
     def __init__(self, net, step):
         super().__init__()
@@ -26,7 +26,7 @@ class Cropped(nn.Module):
 
     def forward(self, z):
         height, width = z.shape[-2:]
-        bottom, right = -height % self.step, -width % self.step
+        bottom, right = (max(-n % self.step, 2 * self.step - n) for n in (height, width))
         if not (bottom or right):
             return self.net(z)
         mode = "reflect" if bottom < height and right < width else "replicate"

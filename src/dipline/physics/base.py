@@ -20,6 +20,7 @@ class Operator:
         domain: (parts, H, W); parts are map sets or colours. Images are complex where ``complex`` is True.
         linear: whether ``AT`` exists.
         norm: an upper bound of the operator's spectral norm; operators are built such that it is about 1.
+        support: bool (H, W), the pixels that the measurement depends on at all, or None; images are zero elsewhere.
         unit_axis: axis of ``y`` along which the units lie.
     """
 
@@ -27,6 +28,7 @@ class Operator:
     complex = False
     linear = True
     norm = 1.0
+    support = None
     unit_axis = -1
 
     def __call__(self, x):

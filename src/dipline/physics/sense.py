@@ -60,6 +60,7 @@ class Sense(Operator):
         self.view_shape = tuple(view_shape or (height, width))
         self.by_column = mask.ndim == 1
         self.mask = mask
+        self.support = maps.abs().sum((0, 1)) > 0
         self.index = mask.reshape(-1).nonzero()[:, 0]
         self.weights = torch.ones(len(self.index))
         phase_w, phase_h = _modulation(width), _modulation(height)

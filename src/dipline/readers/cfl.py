@@ -2,10 +2,10 @@
 
 Dimensions of k-space as BART numbers them: 0 readout, 1 phase encode, 2 must be 1, 3 coils, 13 slices; all others must
 be 1. Samples that are zero in every coil were not measured: ``Scan.mask``, reduced to (phase encode,) where it does not
-change along the readout; so a scan with zero padding at its edges counts as undersampled. k-space is centred.
+change along the readout; zero padding at the edges therefore counts as undersampling. k-space is centred.
 
-``maps`` names a pair with the coil sensitivities of each volume, for example ``maps_{volume}.cfl``, in the folder of the
-volume: the same dimensions, or one slice for all. Only one set of maps (dimension 4) is supported. The format has no
+``maps`` names a pair with the coil sensitivities of each volume, for example ``maps_{volume}.cfl``, in the volume's
+folder: the same dimensions, or one slice for all. Only one set of maps (dimension 4) is supported. The format has no
 voxel size, no position and no oversampling: 1 mm, axes as in an axial scan, and the whole field of view are taken.
 """
 
@@ -130,7 +130,7 @@ def _shape(file):
     if min(n) < 1 or max(n) > LARGEST:
         raise ReadError(f"{file}: dimensions {n}; allowed 1 to {LARGEST}; write the pair again")
     if n[SETS] > 1:
-        raise ReadError(f"{file}: {n[SETS]} sets of maps in dimension 4; allowed one; use `bart slice 4 0`")
+        raise ReadError(f"{file}: {n[SETS]} sets of maps in dimension 4; allowed one; use `bart slice`")
     if n[PHASE2] > 1:
         raise ReadError(f"{file}: dimension 2 is {n[PHASE2]}, a 3-D scan; allowed 1; store planes in dimension 13")
     others = [i for i, size in enumerate(n) if size > 1 and i not in (READOUT, PHASE, COILS, SLICES)]
@@ -140,7 +140,7 @@ def _shape(file):
     if cfl.stat().st_size != needed:
         raise ReadError(f"{cfl}: {cfl.stat().st_size} bytes; allowed {needed}, as the .hdr says; copy it again")
     if min(n[READOUT], n[PHASE]) < 2:
-        raise ReadError(f"{file}: {n[READOUT]} x {n[PHASE]} samples; allowed 2 or more along both; check the dimensions")
+        raise ReadError(f"{file}: {n[READOUT]} x {n[PHASE]} samples; allowed 2 or more along both; correct them")
     return n[SLICES], n[COILS], n[READOUT], n[PHASE]
 
 

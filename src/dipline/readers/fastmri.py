@@ -7,11 +7,13 @@ samples of a scan that was undersampled on the scanner. Size of the delivered im
 from the header, as fastMRI counts them. The format keeps no position and no orientation: the affine has the axes of an
 axial scan (columns to the left, rows to the back, slices upwards), its origin in the middle of the volume.
 
-Kept from a file: numbers and the acquisition's label. ``patient_id`` is not read.
+Kept from a file: numbers. Its attributes (``patient_id``) are not read.
 """
 
+import mmap
 import os
 import re
+import struct
 import xml.etree.ElementTree as ElementTree
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +28,7 @@ PARAMETERS = {}
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 LARGEST = 100_000  # samples along an axis
+HEAP = b"GCOL\1\0\0\0"  # how HDF5 marks a heap
 
 
 def list_volumes(path):
@@ -73,7 +76,6 @@ def load(files, slices):
             with np.errstate(over="ignore"):
                 data[i] = h["kspace"][s].reshape(shape)
             _check_values(file, data[i], s)
-        label = str(h.attrs.get("acquisition", ""))
     for key, what in (("acquired", "the header"), ("mask", "`mask`")):
         if v[key] is not None and data[:, :, ~np.broadcast_to(v[key], shape[1:])].any():
             v["warnings"].append(f"{file.name}: samples outside {what} are not zero; they will not be used")
@@ -81,9 +83,8 @@ def load(files, slices):
     rows, columns = v["recon_shape"]
     affine = np.diag([-dx, -dy, dz, 1.0])
     affine[:3, 3] = dx * (columns - 1) / 2, dy * (rows - 1) / 2, -dz * (count - 1) / 2
-    meta = {"acquisition": label} if re.fullmatch(r"[A-Za-z0-9_ -]{1,24}", label) else {}
     kept = {key: v[key] for key in ("recon_shape", "acquired", "mask", "voxel", "warnings")}
-    return Scan(MODALITY, data, list(slices), affine=affine, meta=meta, **kept)
+    return Scan(MODALITY, data, list(slices), affine=affine, **kept)
 
 
 def fake(folder):
@@ -127,6 +128,7 @@ def _describe(h, file):
     if len(shape) == 4 and shape[3] <= 32 and 2 * shape[3] < min(shape[1:3]):
         raise ReadError(f"{where} looks like coils last; allowed {layout}; store kspace.transpose(0, 3, 1, 2)")
     shape = shape if len(shape) == 4 else (shape[0], 1, *shape[1:])
+    _sized(file, kspace)
     readout, phase = shape[2:]
     header = _header(h, file)
     acquired = _acquired(header, file, phase, warnings) if header else None
@@ -170,7 +172,7 @@ def _mask(h, file, readout, phase):
     shape, allowed = getattr(mask, "shape", None), ((phase,), (readout, phase))
     if shape not in allowed or mask.dtype.kind not in "biuf":
         raise ReadError(f"{file}: mask: shape {shape}; allowed {allowed[0]} or {allowed[1]}; correct or remove it")
-    mask = mask[()] != 0
+    mask = _sized(file, mask)[()] != 0
     if not mask.any():
         raise ReadError(f"{file}: mask: all zero, so nothing was measured; correct or remove it")
     return mask
@@ -181,8 +183,7 @@ def _header(h, file):
     stored = h.get("ismrmrd_header")
     if stored is None:
         return None
-    stored = stored[()] if stored.shape == () else b""
-    text = stored if isinstance(stored, bytes) else str(stored).encode()
+    text = _text(file, stored)
     if len(text) > 1_000_000 or b"<!DOCTYPE" in text or b"<!ENTITY" in text:
         raise ReadError(f"{file}: ismrmrd_header: over 1 MB or with a DOCTYPE; allowed plain ISMRMRD XML; remove it")
     try:
@@ -252,6 +253,58 @@ def _reading(file):
         text = " ".join(str(problem).split())[:200]
         fault = f"{type(problem).__name__}: {text}"
         raise ReadError(f"{file}: cannot be read ({fault}); copy or download it again") from problem
+
+
+def _heap(raw, at, file):
+    """{index: (start, length)} of the objects in the heap at byte `at`.
+
+    Texts and other data of variable length lie in such heaps. HDF5 2.0 never returns from a damaged one in which an
+    object has no size, and reserves as many gigabytes as a damaged length says; so they are read without it.
+    """
+    size = int.from_bytes(raw[at + 8 : at + 16], "little")
+    if raw[at : at + 8] != HEAP or at + size > len(raw):
+        raise ReadError(f"{file}: a heap is damaged; copy or download it again")
+    objects, place, end = {}, at + 16, at + size
+    while place + 16 <= end:
+        index, length = struct.unpack("<H6xQ", raw[place : place + 16])
+        step = 16 + (length + 7) // 8 * 8 if index else length
+        if step < 16 or place + step > end:
+            raise ReadError(f"{file}: a heap is damaged; copy or download it again")
+        if index:
+            objects[index] = place + 16, length
+        place += step
+    return objects
+
+
+def _text(file, dataset):
+    """The bytes of a dataset that holds one text."""
+    _sized(file, dataset)
+    if dataset.shape not in ((), (1,)):
+        raise ReadError(f"{file}: {dataset.name}: shape {dataset.shape}; allowed one text; write the file again")
+    if dataset.dtype.kind == "S":
+        return bytes(np.asarray(dataset[()]).reshape(-1)[0])
+    kind, place = h5py.check_string_dtype(dataset.dtype), dataset.id.get_offset()
+    if kind is None or place is None:
+        raise ReadError(f"{file}: {dataset.name}: {dataset.dtype}; allowed text; write the file again")
+    with open(file, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as raw:
+        length, at, index = struct.unpack("<IQI", raw[place : place + 16])
+        start, most = _heap(raw, at + dataset.file.userblock_size, file).get(index, (0, 0))
+        return raw[start : start + min(length, most)]
+
+
+def _sized(file, dataset):
+    """The dataset, unless it claims to be larger than the file can hold (deflate packs 1000 to 1)."""
+    if not isinstance(dataset, h5py.Dataset):
+        raise ReadError(f"{file}: found a group where a dataset belongs; copy, convert or download the file again")
+    packed = dataset.id.get_create_plist().get_nfilters() > 0
+    chunk = int(np.prod([int(n) for n in dataset.chunks or ()], dtype=object)) * dataset.dtype.itemsize
+    most = file.stat().st_size * (1100 if packed else 1)
+    if max(dataset.nbytes, chunk if packed else 0) > most:
+        raise ReadError(
+            f"{file}: {dataset.name}: shape {dataset.shape} does not fit into {file.stat().st_size} bytes; "
+            "copy or download it again, with all its data in one file"
+        )
+    return dataset
 
 
 def _check_slices(file, slices, count):

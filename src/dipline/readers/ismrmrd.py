@@ -11,8 +11,10 @@ format, turned to RAS), rows along the readout, columns along phase encode, both
 transform's index. Kept from a file: numbers. Nothing of its subject, study or measurement information is read.
 """
 
+import mmap
 import os
 import re
+import struct
 import xml.etree.ElementTree as ElementTree
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +30,7 @@ PARAMETERS = {}
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 LARGEST = 100_000  # samples along an axis
+HEAP = b"GCOL\1\0\0\0"  # how HDF5 marks a heap
 SLICES_ONLY = "allowed 2-D slices; Fourier transform the second phase encode axis and store its planes as slices"
 NOT_IMAGING = (
     ismrmrd.ACQ_IS_NOISE_MEASUREMENT,
@@ -83,22 +86,19 @@ def load(files, slices):
         count, coils, readout, phase = v["shape"]
         _check_slices(file, slices, count)
         _check_memory(file, 8 * len(slices) * coils * readout * phase)
-        data, readouts = np.zeros((len(slices), coils, readout, phase), np.complex64), h[v["group"]]["data"]
+        data, heaps = np.zeros((len(slices), coils, readout, phase), np.complex64), {}
         first, last = v["samples"]
-        for i, s in enumerate(slices):
-            repeats = np.zeros(phase, int)
-            for line, column in v["lines"][s]:
-                samples = np.asarray(readouts[line]["data"], np.float32)
-                if samples.size != 2 * coils * v["length"]:
-                    raise ReadError(
-                        f"{file}: readout {line}: {samples.size} numbers; allowed {2 * coils * v['length']}, as its "
-                        "header says; convert the file again"
-                    )
-                samples = samples.view(np.complex64).reshape(coils, -1)[:, first:last]
-                data[i, :, v["offset"] : v["offset"] + last - first, column] += samples
-                repeats[column] += 1
-            data[i] /= np.maximum(repeats, 1)
-            _check_values(file, data[i], s)
+        into = slice(v["offset"], v["offset"] + last - first)
+        with _raw(file) as raw:
+            for i, s in enumerate(slices):
+                repeats = np.zeros(phase, int)
+                for line, column in v["lines"][s]:
+                    samples = _samples(raw, v["rows"][line]["data"], heaps, file, line, 2 * coils * v["length"])
+                    with np.errstate(invalid="ignore", over="ignore"):
+                        data[i, :, into, column] += samples.view(np.complex64).reshape(coils, -1)[:, first:last]
+                    repeats[column] += 1
+                _check_values(file, data[i], s)
+                data[i] /= np.maximum(repeats, 1)
     kept = {key: v[key] for key in ("recon_shape", "acquired", "mask", "affine", "voxel", "warnings")}
     return Scan(MODALITY, data, list(slices), **kept)
 
@@ -135,13 +135,25 @@ def fake(folder):
                         dataset.append_acquisition(line)
 
 
+def _samples(raw, where, heaps, file, line, length):
+    """float32 (length,): the samples of one readout."""
+    address, index = int(where["address"]), int(where["index"])
+    if address not in heaps:
+        heaps[address] = _heap(raw, address, file)
+    start, size = heaps[address].get(index, (0, 0))
+    if where["length"] != length or size < 4 * length:
+        raise ReadError(
+            f"{file}: readout {line}: {where['length']} numbers; allowed {length}, as its header says; "
+            "convert the file again"
+        )
+    return np.frombuffer(raw[start : start + 4 * length], "<f4")
+
+
 def _describe(h, file):
     """What a file says of itself, and where its lines lie; its shape is (slices, coils, readout, phase encode)."""
     warnings, group = [], _group(h, file)
-    header, readouts = _header(h[group]["xml"], file), h[group]["data"]
-    if readouts.ndim != 1 or not 1 <= len(readouts) <= 100_000_000:
-        raise ReadError(f"{file}: {group}/data: shape {readouts.shape}; allowed a list of readouts; convert it again")
-    head = readouts.fields("head")[()]
+    header, rows = _header(_text(file, h[group]["xml"]), file), _rows(_sized(file, h[group]["data"]), file)
+    head = rows["head"]
     idx, use = head["idx"], _imaging(head, file, warnings)
     coils, length, pre, post, centre = (
         _single(head[key][use], key, file)
@@ -179,7 +191,7 @@ def _describe(h, file):
     columns = np.arange(phase)
     acquired = common | ((columns >= left) & (columns < right))
     return {
-        "group": group,
+        "rows": rows,
         "shape": (len(lines), coils, readout, phase),
         "lines": [[(line, c) for line, c in found if common[c]] for found in lines],
         "length": length,
@@ -198,6 +210,36 @@ def _group(h, file):
     if not groups:
         raise ReadError(f"{file}: no group with `data` and `xml`, found {sorted(h)[:8]}; is this a raw ISMRMRD file?")
     return "dataset" if "dataset" in groups else groups[0]
+
+
+def _rows(readouts, file):
+    """All readouts: their headers, and where their samples lie; a structured array, read past HDF5 as `_heap` tells."""
+    packed = readouts.id.get_create_plist().get_nfilters()
+    if readouts.ndim != 1 or not len(readouts) or not readouts.chunks or packed:
+        raise ReadError(f"{file}: data: shape {readouts.shape}; allowed a list of readouts, not packed; convert again")
+    kind, count, step = readouts.dtype, len(readouts), readouts.chunks[0]
+    if h5py.check_vlen_dtype(kind["data"]) != np.float32:
+        raise ReadError(f"{file}: data: the samples are not float32; convert the file again")
+    refers = np.dtype([("length", "<u4"), ("address", "<u8"), ("index", "<u4")])
+    offsets = [kind.fields["head"][1], kind.fields["data"][1]]
+    names, formats = ["head", "data"], [kind["head"], refers]
+    row = np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": kind.itemsize})
+    rows, places, base = np.zeros(count, row), {}, readouts.file.userblock_size
+    readouts.id.chunk_iter(lambda chunk: places.update({chunk.chunk_offset[0]: chunk.byte_offset}))
+    with _raw(file) as raw:
+        for first in range(0, count, step):
+            here = min(step, count - first)
+            at = places[first] + base
+            rows[first : first + here] = np.frombuffer(raw[at : at + here * kind.itemsize], row)
+    rows["data"]["address"] += base
+    return rows
+
+
+@contextmanager
+def _raw(file):
+    """The bytes of a file, as they are needed."""
+    with open(file, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as raw:
+        yield raw
 
 
 def _imaging(head, file, warnings):
@@ -272,10 +314,8 @@ def _geometry(header, readout, place, position, file, warnings):
     return {"recon_shape": (int(rows), int(columns)), "voxel": voxel, "affine": affine}
 
 
-def _header(stored, file):
+def _header(text, file):
     """Numbers of the XML header: matrices and fields of view (readout, phase encode), thickness, columns with data."""
-    text = stored[0] if stored.shape == (1,) else stored[()]
-    text = text if isinstance(text, bytes) else str(text).encode()
     if len(text) > 1_000_000 or b"<!DOCTYPE" in text or b"<!ENTITY" in text:
         raise ReadError(f"{file}: xml: over 1 MB or with a DOCTYPE; allowed plain ISMRMRD XML; convert the file again")
     try:
@@ -338,6 +378,58 @@ def _reading(file):
         text = " ".join(str(problem).split())[:200]
         fault = f"{type(problem).__name__}: {text}"
         raise ReadError(f"{file}: cannot be read ({fault}); copy or download it again") from problem
+
+
+def _heap(raw, at, file):
+    """{index: (start, length)} of the objects in the heap at byte `at`.
+
+    Texts and other data of variable length lie in such heaps. HDF5 2.0 never returns from a damaged one in which an
+    object has no size, and reserves as many gigabytes as a damaged length says; so they are read without it.
+    """
+    size = int.from_bytes(raw[at + 8 : at + 16], "little")
+    if raw[at : at + 8] != HEAP or at + size > len(raw):
+        raise ReadError(f"{file}: a heap is damaged; copy or download it again")
+    objects, place, end = {}, at + 16, at + size
+    while place + 16 <= end:
+        index, length = struct.unpack("<H6xQ", raw[place : place + 16])
+        step = 16 + (length + 7) // 8 * 8 if index else length
+        if step < 16 or place + step > end:
+            raise ReadError(f"{file}: a heap is damaged; copy or download it again")
+        if index:
+            objects[index] = place + 16, length
+        place += step
+    return objects
+
+
+def _text(file, dataset):
+    """The bytes of a dataset that holds one text."""
+    _sized(file, dataset)
+    if dataset.shape not in ((), (1,)):
+        raise ReadError(f"{file}: {dataset.name}: shape {dataset.shape}; allowed one text; write the file again")
+    if dataset.dtype.kind == "S":
+        return bytes(np.asarray(dataset[()]).reshape(-1)[0])
+    kind, place = h5py.check_string_dtype(dataset.dtype), dataset.id.get_offset()
+    if kind is None or place is None:
+        raise ReadError(f"{file}: {dataset.name}: {dataset.dtype}; allowed text; write the file again")
+    with _raw(file) as raw:
+        length, at, index = struct.unpack("<IQI", raw[place : place + 16])
+        start, most = _heap(raw, at + dataset.file.userblock_size, file).get(index, (0, 0))
+        return raw[start : start + min(length, most)]
+
+
+def _sized(file, dataset):
+    """The dataset, unless it claims to be larger than the file can hold (deflate packs 1000 to 1)."""
+    if not isinstance(dataset, h5py.Dataset):
+        raise ReadError(f"{file}: found a group where a dataset belongs; copy, convert or download the file again")
+    packed = dataset.id.get_create_plist().get_nfilters() > 0
+    chunk = int(np.prod([int(n) for n in dataset.chunks or ()], dtype=object)) * dataset.dtype.itemsize
+    most = file.stat().st_size * (1100 if packed else 1)
+    if max(dataset.nbytes, chunk if packed else 0) > most:
+        raise ReadError(
+            f"{file}: {dataset.name}: shape {dataset.shape} does not fit into {file.stat().st_size} bytes; "
+            "copy or download it again, with all its data in one file"
+        )
+    return dataset
 
 
 def _check_slices(file, slices, count):

@@ -1,0 +1,3 @@
+from dipline.cli import main
+
+main()

@@ -1,0 +1,245 @@
+"""The command line: one verb for each rule, and a few for people. Every verb imports what it needs, so that --help is quick."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from dipline import __version__
+
+
+def parser():
+    p = argparse.ArgumentParser(prog="dipline", description="Cohort studies of untrained image reconstruction on MRI and CT scans.")
+    p.add_argument("--version", action="version", version=f"dipline {__version__}")
+    verbs = p.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(function, *arguments):
+        name = function.__name__.rstrip("_")
+        v = verbs.add_parser(name, help=function.__doc__.split("\n")[0], description=function.__doc__)
+        for names, options in arguments:
+            v.add_argument(*names, **options)
+        v.set_defaults(run=function)
+
+    def arg(*names, **options):
+        return names, options
+
+    out, spec = arg("--out", required=True, help="file to write"), arg("--spec", help="what the workflow passes: everything resolved, as JSON")
+    slices = arg("--slices", type=_numbers, required=True, help="indices, e.g. 4,5,9 or 3-7")
+    files = arg("files", nargs="+", help="the files of one scan")
+    volume, study = arg("--volume", required=True), arg("study", help="a study file, or its results folder")
+    root = arg("root", help="results folder of a study")
+    reader = arg("--reader", default="fastmri", help="by hand: see `dipline list readers`")
+
+    verb(check, arg("study", help="a study file"), arg("--config", nargs="*", default=[], help="KEY=VALUE, as for snakemake"))
+    verb(list_, arg("kind", choices=["methods", "networks", "stopping", "readers", "physics", "masks"]))
+    verb(show, arg("file"))
+    verb(retry, study, arg("--dataset"), arg("--volume"), arg("--acq"), arg("--arm"))
+    verb(report, study)
+    verb(simulate, out, arg("--spec", required=True, help="reader and its parameters, as JSON"))
+    verb(reference, files, out, volume, slices, spec, reader)
+    verb(measure, files, out, arg("--heldout", help="file for the held-out samples"), arg("--dataset", default="scan"), volume,
+         arg("--acq", default="acq"), slices, spec, reader, arg("--acquisition", help="by hand: 'mask: random, acceleration: 4'"),
+         arg("--crop", default="readout", choices=["readout", "full", "image"]))  # fmt: skip
+    verb(reconstruct, arg("measurement"), out, arg("--snapshots", help="file for the snapshots"), slices, spec,
+         arg("--arm", help="by hand: a method's name, or 'method: vanilla, iterations: 500'"), arg("--seed", type=int, default=0),
+         arg("--state", help="folder for checkpoints"), arg("--inputs", type=json.loads, default={}, help="further inputs, as JSON"))  # fmt: skip
+    verb(score, arg("recons", nargs="+"), arg("--reference", required=True), arg("--measurement", required=True),
+         arg("--heldout", help="default: beside the measurement"), out, arg("--state", help="folder of states to remove"))  # fmt: skip
+    for f in (tables, panels, curves, volumes):
+        verb(f, root)
+    verb(schema)
+    return p
+
+
+def main(argv=None):
+    args = vars(parser().parse_args(argv))
+    args.pop("verb")
+    run = args.pop("run")
+    from dipline.store import Corrupt
+    from dipline.study import StudyError
+
+    try:
+        run(**args)
+    except StudyError as error:
+        sys.exit("\n".join([*error.problems, f"{len(error.problems)} problem(s); nothing was started"]))
+    except Corrupt as error:
+        sys.exit(str(error))
+    except BrokenPipeError:
+        sys.exit(1)
+    except Exception as error:
+        if type(error).__name__ in ("Interrupted", "Lost"):
+            print(f"leaving: {error}; run again to continue", flush=True)
+            sys.exit(75)
+        raise
+
+
+def _numbers(text):
+    parts = [p.split("-") for p in text.split(",")]
+    return [n for p in parts for n in range(int(p[0]), int(p[-1]) + 1)]
+
+
+def _yaml(text):
+    import yaml
+
+    data = yaml.safe_load(text if text.lstrip().startswith("{") or ":" not in text else "{" + text + "}")
+    return data if isinstance(data, dict) else {"method": data}
+
+
+# what the rules call
+
+
+def simulate(out, spec):
+    """Write one synthetic patient in its true file format."""
+    from dipline import measure as m
+
+    m.simulate(out, json.loads(spec))
+
+
+def reference(files, out, volume, slices, spec, reader):
+    """Write the truth of a fully sampled scan, which only scores and pictures read."""
+    from dipline import measure as m
+
+    m.reference(files, out, volume, slices, json.loads(spec) if spec else {"reader": reader, "params": {}})
+
+
+def measure(files, out, heldout, dataset, volume, acq, slices, spec, reader, acquisition, crop):
+    """Turn a scan into what an arm may see: mask, noise, coil maps.
+
+    By hand: dipline measure scan.h5 --out m.h5 --volume scan --slices 0 --acquisition 'mask: random, acceleration: 4'
+    """
+    from dipline import measure as m
+    from dipline import study as s
+
+    if spec is None:
+        acquired = s.Cartesian(**_yaml(acquisition or "mask: as_measured")).model_dump()
+        spec = {"reader": reader, "params": {}, "crop": crop, "maps": s.Maps().model_dump(), "physics": "sense", "acq": acquired}
+    else:
+        spec = json.loads(spec)
+    m.measure(files, out, heldout or _beside(out, ".heldout.h5"), dataset, volume, acq, slices, spec)
+
+
+def reconstruct(measurement, out, snapshots, slices, spec, arm, seed, state, inputs):
+    """Reconstruct slices of a measurement with one arm; resumes from a checkpoint where one lies in --state.
+
+    By hand: dipline reconstruct m.h5 --out r.h5 --slices 0 --arm 'method: vanilla, iterations: 500'
+    """
+    from dipline import reconstruct as r
+    from dipline import study as s
+
+    if spec is None:
+        resolved = s.resolve(s.checked_arm(_yaml(arm or "vanilla")))
+        spec = json.dumps({"arm": resolved, "device": "auto", "threads": 1})
+    r.block(measurement, out, snapshots or _beside(out, ".snapshots.h5"), slices, spec, seed, state or _beside(out, ".state"), inputs)
+
+
+def score(recons, reference, measurement, heldout, out, state):
+    """Score the reconstructions of one volume against its reference and its held-out samples."""
+    from dipline import score as s
+
+    shots = [_beside(r, ".snapshots.h5") for r in recons]
+    s.score(recons, shots, reference, measurement, heldout or _beside(measurement, ".heldout.h5"), out, state)
+
+
+def _beside(path, suffix):
+    return str(Path(path).with_suffix(suffix))
+
+
+def tables(root):
+    """Collect all scores into metrics.csv, failures.csv and tables/."""
+    from dipline.plan import Plan
+    from dipline.report import tables as t
+
+    t.write(Plan.open(root))
+
+
+def panels(root):
+    """Draw reference, arms and error maps."""
+    from dipline.plan import Plan
+    from dipline.report import panels as p
+
+    p.write(Plan.open(root))
+
+
+def curves(root):
+    """Draw PSNR over iterations with the chosen stops."""
+    from dipline.plan import Plan
+    from dipline.report import curves as c
+
+    c.write(Plan.open(root))
+
+
+def volumes(root):
+    """Write the reconstructed volumes as NIfTI and HDF5."""
+    from dipline import export
+    from dipline.plan import Plan
+
+    export.volumes(Plan.open(root))
+
+
+# what people call
+
+
+def _root(study):
+    """The results folder of a study, given by its file or by the folder."""
+    from dipline import study as s
+
+    return Path(study) if Path(study).is_dir() else Path("results") / s.read(study)["study"]
+
+
+def report(study):
+    """Build the report from what is on disk, complete or not."""
+    from dipline.plan import Plan
+    from dipline.report import curves, html, panels, tables
+
+    plan = Plan.open(_root(study))
+    for part in (tables, panels, curves):
+        part.write(plan)
+    print(html.write(plan))
+
+
+def check(study, config):
+    """Say everything that is wrong with a study and its scans, then what would run.
+
+    Problems of the study end with status 1; unreadable scans are listed and left out.
+    """
+    import yaml
+
+    from dipline import preview
+    from dipline import study as s
+    from dipline.plan import Plan
+
+    data = s.read(study)
+    for item in config:
+        key, _, value = item.partition("=")
+        data = s.merged(data, {key: yaml.safe_load(value)})
+    print(preview.text(Plan.load(data, study)))
+
+
+def list_(kind):
+    """List plug-ins of a kind, one line each."""
+    from dipline import preview
+
+    print(preview.listing(kind))
+
+
+def show(file):
+    """Say what a measurement, reconstruction or reference file holds, provenance included."""
+    from dipline import preview
+
+    print(preview.of_file(file))
+
+
+def retry(study, dataset, volume, acq, arm):
+    """Remove failed results, so that the next run makes those alone."""
+    from dipline import preview
+    from dipline.plan import Plan
+
+    removed = preview.remove_failed(Plan.open(_root(study)), dataset, volume, acq, arm)
+    print(f"{len(removed)} failed result(s) removed; run snakemake again" if removed else "nothing failed here")
+
+
+def schema():
+    """Print the JSON schema of study files (config/schema.json)."""
+    from dipline import study as s
+
+    print(json.dumps(s.schema(), indent=1))

@@ -1,0 +1,76 @@
+"""Volumes for viewers and for other programs: NIfTI and HDF5, one of each for every job with a result.
+
+    volumes/<arm>/<dataset>_<volume>_<acq>_seed<k>.nii.gz    axes (column, row, slice), millimetres, for any viewer
+    volumes/<arm>/<dataset>_<volume>_<acq>_seed<k>.h5        dataset `reconstruction` (slices, rows, columns), as fastMRI's evaluate.py reads it
+
+The same images give the same bytes. A slice that failed is zero; the HDF5 file lists it under `failed_slices`.
+"""
+
+import gzip
+
+import h5py
+import nibabel as nib
+import numpy as np
+
+from dipline import store
+from dipline.report import tables
+
+
+def volumes(plan):
+    """Write all volumes; returns the files written."""
+    written = []
+    for job in plan.jobs:
+        views = tables.views(plan, job)
+        shapes = {c["view"].shape for c in views.values()}
+        if len(shapes) != 1:  # no result, or slices that are no volume
+            continue
+        chosen = plan.volumes[job.dataset][job.volume]["chosen"]
+        stack = np.zeros((len(chosen), *shapes.pop()), np.float32)
+        for i, index in enumerate(chosen):
+            if index in views:
+                stack[i] = views[index]["view"]
+        head = tables.attributes(plan.measurement(job.dataset, job.volume, job.acq))
+        base = plan.root / "volumes" / job.arm / f"{job.dataset}_{job.volume}_{job.acq}_seed{job.seed}"
+        nifti, hdf5 = base.with_name(f"{base.name}.nii.gz"), base.with_name(f"{base.name}.h5")
+        _nifti(nifti, stack, chosen, np.array(head.get("affine", np.eye(4)), float))
+        _hdf5(hdf5, stack, chosen, [s for s in chosen if s not in views], head)
+        written += [str(nifti), str(hdf5)]
+    return written
+
+
+def geometry(chosen, affine):
+    """(positions of the chosen slices in the exported volume, its depth, its affine).
+
+    The affine of a scan counts slices from the first of the file. Evenly spaced slices become neighbours, with their true
+    distance as voxel size; unevenly spaced ones keep their places, with empty slices between them.
+    """
+    steps = set(np.diff(chosen).tolist())
+    step = steps.pop() if len(steps) == 1 else 1
+    out = affine.copy()
+    out[:3, 3] += chosen[0] * affine[:3, 2]
+    out[:3, 2] *= step
+    at = [(index - chosen[0]) // step for index in chosen]
+    return at, at[-1] + 1, out
+
+
+def _nifti(path, stack, chosen, affine):
+    at, depth, affine = geometry(chosen, affine)
+    data = np.zeros((stack.shape[2], stack.shape[1], depth), np.float32)
+    data[:, :, at] = stack.transpose(2, 1, 0)
+    image = nib.Nifti1Image(data, affine)
+    image.header.set_xyzt_units("mm")
+    image.set_sform(affine, code=1)
+    image.set_qform(affine, code=1)
+    with (
+        store.written(path) as part,
+        open(part, "wb") as f,
+        gzip.GzipFile(filename="", fileobj=f, mode="wb", mtime=0) as z,
+    ):
+        z.write(image.to_bytes())
+
+
+def _hdf5(path, stack, chosen, failed, head):
+    with store.written(path) as part, h5py.File(part, "w", track_order=False) as f:
+        f.create_dataset("reconstruction", data=stack, track_times=False)
+        f.attrs["slices"], f.attrs["failed_slices"] = np.array(chosen, int), np.array(failed, int)
+        f.attrs["units"] = str(head.get("units", ""))

@@ -1,0 +1,125 @@
+"""What people ask before and after a run: what would run, what a file holds, what failed."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from dipline import registry, store
+
+MASKS = {
+    "random": "every line kept independently, fastMRI's knee challenges", "equispaced": "every R-th line, with the centre on top",
+    "equispaced_fraction": "evenly spaced such that R holds with the centre, fastMRI's brain challenges",
+    "magic": "equispaced lines shifted so that conjugate symmetry adds new ones", "magic_fraction": "the same with R holding with the centre",
+    "gaussian": "lines of Gaussian density", "gaussian_2d": "points of Gaussian density", "poisson": "points, variable-density Poisson disc",
+    "file": "a mask of yours (.npy, .npz, .h5, .csv, .txt)", "full": "everything", "as_measured": "what an undersampled scan holds",
+}  # fmt: skip
+
+
+def text(plan):
+    """The answer of ``dipline check``."""
+    study, lines = plan.study, []
+    for d, volumes in plan.volumes.items():
+        slices = sum(len(v["chosen"]) for v in volumes.values())
+        lines.append(f"{d}: {len(volumes)} volume(s), {slices} slice(s), {', '.join(study.datasets[d].acquisitions)}")
+        lines += [f"  note: {v}: {w}" for v, entry in volumes.items() for w in entry.get("warnings", [])]
+    lines += [f"left out: {d}/{v}: {problem}" for (d, v), problem in plan.problems.items()]
+    for d in plan.volumes:
+        arms = [arm for arm, other in plan.left_out if other == d]
+        if arms:
+            lines.append(f"not run on {d}: {', '.join(arms)} (their methods do not solve it, or `datasets:` leaves it out)")
+    blocks = [(job, recon) for job in plan.jobs for recon in plan.recons(job)]
+    seconds, disk = 0.0, 0.0
+    for job in plan.jobs:
+        n = len(plan.volumes[job.dataset][job.volume]["chosen"])
+        seconds += n * plan.cost(job.dataset, job.volume, job.acq, job.arm)[0]
+        pixels = np.prod(plan.volumes[job.dataset][job.volume].get("recon_shape", [256, 256]))
+        disk += n * pixels * (16 + 2 * study.snapshots * study.keep_snapshots)
+    lines.append(f"jobs: {len(blocks)} reconstructions of {len(plan.jobs)} volumes (volume x acquisition x arm x seed)")
+    lines.append(f"about {seconds / 3600:.2g} hours on one CPU thread, {disk / 1e9:.2g} GB, {4 * len(blocks) + len(plan.jobs)} files")
+    lines += _again(plan, blocks)
+    return "\n".join(lines)
+
+
+def _again(plan, blocks):
+    """How much is new, how much a change computes again, and why."""
+    state, why = Counter(), Counter()
+    for job, recon in blocks:
+        if not Path(recon).exists():
+            state["new"] += 1
+            continue
+        try:
+            spec = store.attributes(recon)["provenance"]["spec"]
+        except (OSError, KeyError):
+            state["unreadable"] += 1
+            continue
+        wanted = json.loads(plan.reconstruct_spec(job.dataset, job.acq, job.arm))
+        changed = sorted(k for k in wanted if wanted[k] != spec.get(k))
+        state["changed" if changed else "done"] += 1
+        why.update(f"{job.arm}: {', '.join(changed)}" for _ in [0] if changed)
+    lines = ["to compute: " + ", ".join(f"{n} {what}" for what, n in state.items())] if state else []
+    lines += [f"  again because of {reason}: {n}" for reason, n in why.items()]
+    planned = {recon for _, recon in blocks}
+    orphans = [p for p in plan.root.glob("recon/*/*/*/*/*/s*.h5") if not p.name.endswith(".snapshots.h5") and str(p) not in planned]
+    if orphans:
+        lines.append(f"{len(orphans)} finished result(s) belong to other blocks, arms or volumes than the study now names; they stay and are not used")
+    return lines
+
+
+def listing(kind):
+    """One line a plug-in; methods with the survey's class."""
+    if kind == "masks":
+        rows = [(name, "", doc) for name, doc in MASKS.items()]
+    else:
+        rows = [(n, p.get("CLASS") or p.get("MODALITY") or "", p.summary) for n, p in registry.plugins(kind).items()]
+    width, second = (max(len(r[i]) for r in rows) for i in (0, 1))
+    return "\n".join(f"{n:{width}}  {c:{second}}  {doc}" if second else f"{n:{width}}  {doc}" for n, c, doc in rows)
+
+
+def of_file(path):
+    """Attributes, arrays and provenance of one of our files."""
+    lines = [str(path)]
+    with store.opened(path) as f:
+        provenance = {}
+        for key, value in store.decoded(f).items():
+            if key == "provenance":
+                provenance = value
+            else:
+                lines.append(f"  {key}: {value}")
+
+        def visit(name, node):
+            if hasattr(node, "shape"):
+                lines.append(f"  {name}: {node.dtype} {node.shape}")
+            for key, value in store.decoded(node).items():
+                lines.append(f"    {name}.{key}: {value}")
+
+        f.visititems(visit)
+    lines += ["  provenance", *(f"    {k}: {json.dumps(v) if isinstance(v, dict) else v}" for k, v in provenance.items())]
+    return "\n".join(lines)
+
+
+def remove_failed(plan, dataset=None, volume=None, acq=None, arm=None):
+    """Delete failed measurements, reconstructions and scores that match; the list of what was deleted."""
+    removed = []
+    for job in plan.jobs:
+        wanted = ((dataset, job.dataset), (volume, job.volume), (acq, job.acq), (arm, job.arm))
+        if any(w is not None and w != have for w, have in wanted):
+            continue
+        candidates = [plan.measurement(job.dataset, job.volume, job.acq), plan.reference(job.dataset, job.volume), *plan.recons(job)]
+        for file in map(Path, candidates):
+            if file.exists() and _failed(file):
+                file.unlink()
+                removed.append(str(file))
+        score = Path(plan.score(job))
+        if score.exists() and json.loads(score.read_text())["status"] != "done":
+            score.unlink()
+            removed.append(str(score))
+    return removed
+
+
+def _failed(file):
+    try:
+        return store.attributes(file).get("status") == "failed"
+    except OSError:
+        return True

@@ -1,0 +1,179 @@
+"""PSNR over the iterations: how high every arm climbs, where it stops, and how far it falls afterwards.
+
+Thick: mean over volumes, as far as all of them ran; thin: one line a volume (mean over its slices and seeds). A filled disc marks what the
+arm's stop rule chose, open symbols what watched rules would have chosen. Classical arms are horizontal lines: the image they hand over.
+"""
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
+
+from dipline import registry, store
+from dipline.report import style, tables
+
+WATCHED = "^sDvPX*"
+
+
+def write(plan):
+    """Write all curves; returns their files."""
+    return [draw(plan, d, acq) for d, dataset in plan.study.datasets.items() for acq in dataset.acquisitions]
+
+
+def collect(plan, dataset, acq):
+    """{arm: {"lines": {volume: (steps, psnr)}, "level": mean PSNR of what was handed over, "chosen": {rule: [(step, psnr)]}}}
+
+    ``chosen`` has one point a volume; the arm's own rule is called "".
+    """
+    found = {}
+    for job in plan.jobs:
+        if (job.dataset, job.acq) != (dataset, acq):
+            continue
+        scored = tables.scores(plan, job)
+        arm = found.setdefault(job.arm, {"curves": {}, "levels": {}, "stops": {}})
+        values = [
+            v
+            for at, metric, which, v in scored["rows"]
+            if metric == "psnr" and which == "stopped" and str(at) != "" and v is not None
+        ]
+        arm["levels"].setdefault(job.volume, []).extend(values)
+        for index, curve in scored["curves"].items():
+            if not curve["steps"]:
+                continue
+            arm["curves"].setdefault(job.volume, []).append(
+                (np.array(curve["steps"]) + 1, np.array(curve["psnr"], float))
+            )
+            stops = {"": scored["chosen"].get(index), **scored["watched"].get(index, {})}
+            for rule, k in stops.items():
+                if k is not None:
+                    arm["stops"].setdefault(rule, {}).setdefault(job.volume, []).append(k + 1)
+    return {arm: _means(**parts) for arm, parts in found.items()}
+
+
+def _means(curves, levels, stops):
+    lines = {volume: mean(several) for volume, several in curves.items()}
+    chosen = {}
+    for rule, volumes in stops.items():
+        for volume, ks in volumes.items():
+            k = float(np.exp(np.mean(np.log(ks))))
+            chosen.setdefault(rule, []).append(
+                (k, float(np.interp(np.log(k), np.log(lines[volume][0]), lines[volume][1])))
+            )
+    finite = [np.mean(v) for v in levels.values() if v and np.all(np.isfinite(v))]
+    return {"lines": lines, "level": float(np.mean(finite)) if finite else None, "chosen": chosen}
+
+
+def mean(lines):
+    """Mean of several (steps, psnr), on the steps of all, as far as the shortest goes."""
+    end, start = min(steps[-1] for steps, _ in lines), max(steps[0] for steps, _ in lines)
+    grid = np.unique(np.concatenate([s for s, _ in lines]))
+    grid = grid[(grid >= start) & (grid <= end)]
+    return grid, np.mean([np.interp(np.log(grid), np.log(s), p) for s, p in lines], axis=0)
+
+
+def draw(plan, dataset, acq):
+    """Draw the curves of one acquisition to ``plan.curve(dataset, acq)``."""
+    found, looks = collect(plan, dataset, acq), style.looks(plan.study)
+    with rc_context(style.FONT):
+        figure = Figure((6.8, 3.7), layout="constrained")
+        axes = figure.add_subplot()
+        if not any(f["lines"] or f["level"] is not None for f in found.values()):
+            axes.set_axis_off()
+            why = "no PSNR without a reference" if not tables.has_truth(plan, dataset) else "no scores yet"
+            axes.text(0.5, 0.5, f"{dataset} · {acq}: {why}", ha="center", va="center", fontsize=10, color=style.GREY)
+            figure.set_size_inches(6.8, 1.0)
+        else:
+            _plot(axes, plan.study, found, looks)
+            volumes = {v for f in found.values() for v in f["lines"]}
+            axes.set_title(f"{dataset} · {acq}", loc="left", fontweight="bold")
+            axes.set_title(f"n = {style.count(len(volumes), 'volume')}", loc="right", fontsize=8, color=style.GREY)
+        out = plan.curve(dataset, acq)
+        with store.written(out) as part:
+            figure.savefig(
+                part, format="png", dpi=200, bbox_inches="tight", pad_inches=0.06, metadata={"Software": None}
+            )
+    return out
+
+
+def _plot(axes, study, found, looks):
+    legend, values, rules = [], [], {}
+    for arm, f in found.items():
+        colour, line = looks[arm]
+        classical = registry.get("methods", study.arms[arm].method).get("CLASS") == "classical"
+        if classical or not f["lines"]:
+            if f["level"] is not None:
+                axes.axhline(f["level"], color=colour, linestyle=(0, (4, 2, 1, 2)), linewidth=1.3, zorder=1)
+                legend.append(Line2D([], [], color=colour, linestyle=(0, (4, 2, 1, 2)), linewidth=1.3, label=arm))
+                values.append(f["level"])
+            continue
+        for steps, psnr in f["lines"].values():
+            axes.plot(steps, psnr, color=colour, linestyle=line, linewidth=0.5, alpha=0.35, zorder=2)
+        steps, psnr = mean(list(f["lines"].values()))
+        axes.plot(steps, psnr, color=colour, linestyle=line, linewidth=1.8, zorder=3)
+        values += list(psnr)
+        for rule, points in f["chosen"].items():
+            mark = rules.setdefault(rule, WATCHED[(len(rules) - ("" in rules)) % len(WATCHED)]) if rule else "o"
+            face = colour if not rule else "white"
+            axes.plot(
+                *zip(*points, strict=True),
+                mark,
+                color=colour,
+                markersize=2.6,
+                markerfacecolor=face,
+                markeredgewidth=0.5,
+                alpha=0.6,
+                zorder=4,
+            )
+            k = float(np.exp(np.mean([np.log(x) for x, _ in points])))
+            y = float(np.mean([p for _, p in points]))
+            axes.plot(
+                k,
+                y,
+                mark,
+                color=colour,
+                markersize=7.5,
+                markerfacecolor=face,
+                markeredgecolor="black" if not rule else colour,
+                markeredgewidth=1.0,
+                zorder=6 if rule else 5,
+            )
+        legend.append(Line2D([], [], color=colour, linestyle=line, linewidth=1.8, label=arm))
+    legend.append(Line2D([], [], linestyle="", label=""))
+    if any(f["chosen"].get("") for f in found.values()):
+        legend.append(
+            Line2D(
+                [],
+                [],
+                linestyle="",
+                marker="o",
+                color=style.GREY,
+                markeredgecolor="black",
+                markersize=6.5,
+                label="chosen by the stop rule",
+            )
+        )
+    for rule, mark in rules.items():
+        legend.append(
+            Line2D(
+                [],
+                [],
+                linestyle="",
+                marker=mark,
+                color=style.GREY,
+                markerfacecolor="white",
+                markersize=6,
+                label=f"{rule} would choose",
+            )
+        )
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    values = np.array([v for v in values if np.isfinite(v)])
+    if values.size:
+        low, high = max(values.min(), values.max() - 16), values.max()
+        axes.set_ylim(low - 0.04 * (high - low + 1), high + 0.06 * (high - low + 1))
+    axes.set(xlabel="iteration (optimiser steps)", ylabel="PSNR (dB), mean over slices")
+    axes.grid(True, which="major", color="#DDDDDD", linewidth=0.5)
+    axes.set_axisbelow(True)
+    axes.legend(handles=legend, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, handlelength=2.6)

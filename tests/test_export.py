@@ -1,0 +1,83 @@
+"""Exported volumes: numbers, geometry, and equal bytes for equal images."""
+
+import h5py
+import nibabel as nib
+import numpy as np
+import pytest
+from fabricated import AFFINE, MISSING, SIZE, folder
+
+from dipline import export, store
+from dipline.plan import Job
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("export"))
+        plan = folder()
+        yield plan, export.volumes(plan)
+
+
+def base(plan, job):
+    return plan.root / "volumes" / job.arm / f"{job.dataset}_{job.volume}_{job.acq}_seed{job.seed}"
+
+
+def test_every_job_with_a_result_gives_two_files(exported):
+    plan, written = exported
+    expected = [f"{base(plan, job)}{suffix}" for job in plan.jobs if job != MISSING for suffix in (".nii.gz", ".h5")]
+    assert written == expected
+    assert sorted(map(str, (plan.root / "volumes").rglob("*.*"))) == sorted(expected)  # nothing else, no temporary file
+
+
+def test_voxel_is_column_row_slice(exported):
+    plan, _ = exported
+    job = Job("knee", "patient_001", "R4", "tv", 0)
+    image = nib.load(f"{base(plan, job)}.nii.gz")
+    assert image.shape == (SIZE[1], SIZE[0], 2)
+    views = {s: c["view"] for file in plan.recons(job) for s, c in store.read(file)[1].items()}
+    assert sorted(views) == [1, 2]
+    assert image.dataobj[7, 11, 1] == views[2][11, 7]
+    np.testing.assert_array_equal(np.asarray(image.dataobj)[:, :, 0], views[1].T)
+
+
+def test_affine_starts_at_the_first_chosen_slice(exported):
+    plan, _ = exported
+    image = nib.load(f"{base(plan, Job('knee', 'patient_001', 'R4', 'tv', 0))}.nii.gz")
+    expected = np.array(AFFINE)
+    expected[2, 3] += 5.0  # slices 1 and 2 of the scan: the volume starts one slice further up
+    np.testing.assert_allclose(image.affine, expected)
+    np.testing.assert_allclose(image.get_qform(), expected, atol=1e-5)
+    np.testing.assert_allclose(image.header.get_zooms(), [2.0, 2.5, 5.0], rtol=1e-6)
+    assert nib.aff2axcodes(image.affine) == ("L", "P", "S")
+    assert image.header.get_xyzt_units()[0] == "mm"
+
+
+def test_hdf5_is_what_fastmri_reads(exported):
+    plan, _ = exported
+    job = Job("knee", "patient_002", "R8", "aseq", 1)  # its first slice failed
+    with h5py.File(f"{base(plan, job)}.h5") as f:
+        assert f["reconstruction"].shape == (2, *SIZE) and f["reconstruction"].dtype == np.float32
+        assert not f["reconstruction"][0].any() and f["reconstruction"][1].any()
+        assert f.attrs["slices"].tolist() == [1, 2] and f.attrs["failed_slices"].tolist() == [1]
+
+
+def test_equal_images_give_equal_bytes(exported):
+    plan, written = exported
+    before = {f: store.file_hash(f) for f in written}
+    export.volumes(plan)
+    assert {f: store.file_hash(f) for f in written} == before
+
+
+@pytest.mark.parametrize(
+    ("chosen", "at", "depth", "origin", "spacing"),
+    [
+        ([0, 1, 2], [0, 1, 2], 3, 0.0, 3.0),
+        ([4, 9], [0, 1], 2, 12.0, 15.0),
+        ([2], [0], 1, 6.0, 3.0),
+        ([1, 2, 5], [0, 1, 4], 5, 3.0, 3.0),
+    ],
+)
+def test_geometry_of_chosen_slices(chosen, at, depth, origin, spacing):
+    places, n, affine = export.geometry(chosen, np.diag([1.0, 1.0, 3.0, 1.0]))
+    assert (places, n) == (at, depth)
+    assert affine[2].tolist() == [0, 0, spacing, origin]

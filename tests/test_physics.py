@@ -1,0 +1,154 @@
+"""Operators: adjoint, linearity, norm, restriction, weights, the written-out gradient; SENSE against BART."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from problems import disc_problem
+
+from dipline import registry
+from dipline.calibrate import espirit
+from dipline.physics.base import Operator
+from dipline.physics.sense import Sense
+
+
+def operators():
+    for name, plugin in registry.plugins("physics").items():
+        for cls in vars(plugin.load()).values():
+            if isinstance(cls, type) and issubclass(cls, Operator) and cls is not Operator:
+                yield pytest.param(cls.example(), id=name)
+    yield pytest.param(Sense.example(by_column=False), id="sense-points")
+
+
+def draw(shape, dtype, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+@pytest.fixture(params=operators())
+def A(request):
+    return request.param
+
+
+def test_adjoint(A):
+    x = draw(A.domain, A.dtype)
+    y = draw(A(x).shape, A(x).dtype, 1)
+    left, right = torch.vdot(y.flatten(), A(x).flatten()), torch.vdot(A.AT(y).flatten(), x.flatten())
+    assert abs(left - right) < 1e-5 * abs(left)
+
+
+def test_linear(A):
+    x, z = draw(A.domain, A.dtype), draw(A.domain, A.dtype, 1)
+    assert torch.allclose(A(2 * x - 3 * z), 2 * A(x) - 3 * A(z), atol=1e-5)
+
+
+def test_norm_is_at_most_one(A):
+    x = draw(A.domain, A.dtype)
+    for _ in range(50):
+        x = A.AT(A(x / x.norm()))
+    assert 0.5 < float(x.norm()) <= 1 + 1e-5
+
+
+def test_gradient_equals_autograd_through_the_operator(A):
+    x = draw(A.domain, A.dtype).requires_grad_()
+    y = A(draw(A.domain, A.dtype, 1))
+    (ours,) = torch.autograd.grad(A.residual(x, y), x)
+    (theirs,) = torch.autograd.grad((A(x) - y).abs().square().sum(), x)
+    assert torch.allclose(ours, theirs, atol=1e-4)
+
+
+def test_restrict_keeps_exactly_the_samples(A):
+    x = draw(A.domain, A.dtype)
+    y = A(x)
+    keep = torch.rand(y.shape[A.unit_axis], generator=torch.Generator().manual_seed(2)) < 0.6
+    assert torch.equal(A.restrict(keep)(x), A.select(y, keep))
+    assert A.select(y, ~keep).shape[A.unit_axis] == int((~keep).sum())
+
+
+def test_weights(A):
+    x = draw(A.domain, A.dtype)
+    y = A(x)
+    w = A.preconditioner(0.1)
+    assert float(w.max()) <= 1 + 1e-6 and float(w.min()) > 0
+    B = A.weighted(w)
+    assert torch.allclose(B(x), w * y, atol=1e-6)
+    assert torch.allclose(B.init(w * y), A.init(y), atol=1e-4), "the starting image does not depend on the weights"
+
+
+def test_view_is_real_and_of_the_shown_size(A):
+    v = A.view(draw(A.domain, A.dtype))
+    assert v.ndim == 2 and not v.is_complex()
+
+
+def naive(x, maps, mask):
+    """The definition, shifts and all."""
+    images = np.asarray(maps) * np.asarray(x)
+    return np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(images.sum(0), (-2, -1)), norm="ortho"), (-2, -1)) * mask
+
+
+@pytest.mark.parametrize("shape", [(12, 15), (9, 8), (7, 7)])
+@pytest.mark.parametrize("sets", [1, 2])
+@pytest.mark.parametrize("by_column", [True, False])
+def test_sense_is_the_centred_orthonormal_fourier_transform(shape, sets, by_column):
+    rng = np.random.default_rng(0)
+    maps = (rng.standard_normal((sets, 3, *shape)) + 1j * rng.standard_normal((sets, 3, *shape))).astype(np.complex64)
+    x = (rng.standard_normal((sets, *shape)) + 1j * rng.standard_normal((sets, *shape))).astype(np.complex64)
+    mask = rng.random(shape[1] if by_column else shape) < 0.5
+    A = Sense(torch.from_numpy(maps), torch.from_numpy(mask))
+    kspace = naive(x[:, None], maps, mask)
+    y = A(torch.from_numpy(x))
+    assert np.allclose(A.kspace(y).numpy(), kspace, atol=1e-5)
+    assert torch.allclose(A.samples(torch.from_numpy(kspace.astype(np.complex64))), y, atol=1e-5)
+
+
+def test_data_consistency_returns_the_measured_samples():
+    """With one coil of sensitivity 1 the acquired samples of the result are the measured ones, exactly."""
+    mask = torch.arange(16) % 3 == 0
+    A = Sense(torch.ones(1, 1, 12, 16, dtype=torch.complex64), mask)
+    x, y = draw(A.domain, A.dtype), draw((1, 12, int(mask.sum())), torch.complex64, 1)
+    assert torch.allclose(A(A.consistent(x, y)), y, atol=1e-5)
+    unmeasured = A.restrict(~mask[A.index])  # nothing: all units are measured
+    assert unmeasured(x).numel() == 0
+    weights = A.preconditioner(0.1)
+    assert torch.allclose(A.weighted(weights).consistent(x, y * weights), A.consistent(x, y), atol=1e-4)
+
+
+def test_spare_leaves_the_centre_alone():
+    A, y, _ = disc_problem(n=32)
+    spare = A.spare()
+    columns = A.index[~spare]
+    assert set(range(12, 20)) <= set(columns.tolist()) and len(spare) == y.shape[-1]
+
+
+@pytest.mark.parametrize("name", ["brain_gre_16ch", "synthetic_8ch_64"])
+def test_tikhonov_solution_equals_bart_pics(name, shared):
+    """‖A x − y‖² + λ‖x‖² by conjugate gradients against `bart pics -l2`."""
+    vectors = np.load(shared / "reference" / f"espirit_{name}.npz")
+    settings = json.loads((shared / "reference" / "espirit.json").read_text())["sets"][name]
+    if "kspace" in vectors:
+        kspace = vectors["kspace"]
+    else:
+        import h5py
+
+        with h5py.File(shared / "data" / "mri" / f"{name}.h5") as f:
+            kspace = f["kspace"][0]
+    kspace = kspace / np.abs(kspace).max()
+    mask = vectors["mask_columns"].astype(bool)
+    maps = vectors["maps_P"]
+    if maps.shape != kspace.shape:  # stored decimated; test_espirit compares ours with them
+        maps = espirit.espirit(kspace, (24, 24))[0][0]
+    A = Sense(torch.from_numpy(maps)[None].to(torch.complex64), torch.from_numpy(mask))
+    y = A.samples(torch.from_numpy((kspace * mask).astype(np.complex64)))
+    lam, x = settings["pics"]["lam"], torch.zeros(A.domain, dtype=A.dtype)
+    r = A.AT(y)
+    p, rr = r.clone(), torch.vdot(r.flatten(), r.flatten()).real
+    for _ in range(200):
+        q = A.AT(A(p)) + lam * p
+        a = rr / torch.vdot(p.flatten(), q.flatten()).real
+        x, r = x + a * p, r - a * q
+        new = torch.vdot(r.flatten(), r.flatten()).real
+        p, rr = r + new / rr * p, new
+    theirs = torch.from_numpy(vectors["pics_l2"])
+    phase = torch.vdot(x.flatten(), theirs.flatten())
+    error = (x[0] * phase / phase.abs() - theirs).norm() / theirs.norm()
+    assert error < 1e-4

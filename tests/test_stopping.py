@@ -1,0 +1,135 @@
+"""Stop rules against their definitions and on known curves."""
+
+import numpy as np
+import pytest
+import torch
+from problems import disc_problem
+
+from dipline import registry
+from dipline.loop import plugin_class
+from dipline.stopping.base import Rule
+
+
+def make(name, iterations=500, **params):
+    values, problems = registry.check_parameters(registry.get("stopping", name), params)
+    assert not problems
+    return plugin_class("stopping", name, Rule)(iterations, **values)
+
+
+def walk(n, shape=(1, 6, 5), seed=0, complex_=True):
+    """A random walk of images: what a rule is fed."""
+    rng = np.random.default_rng(seed)
+    steps = rng.standard_normal((n, *shape, 2)) * np.linspace(1, 0.05, n)[:, None, None, None, None]
+    x = torch.from_numpy(steps.cumsum(0).astype(np.float32))
+    return torch.view_as_complex(x) if complex_ else x[..., 0].contiguous()
+
+
+def feed(rule, images, losses=None, held=None):
+    """All images through the rule; the list of (stop, chosen) after every step."""
+    rule.start(images[0], images[0])
+    said = []
+    for k, x in enumerate(images):
+        loss = torch.tensor(float(losses[k]) if losses is not None else 1.0)
+        rule.update(k, x, x, loss, None if held is None else torch.tensor(float(held[k])))
+        said.append(rule.verdict())
+    return said
+
+
+@pytest.mark.parametrize("complex_", [True, False])
+def test_wmv_equals_the_definition(complex_):
+    """The running sums against the variance over the window, computed anew (methods: 1e-10 in float64; float32 here)."""
+    images, window = walk(90, complex_=complex_), 12
+    rule = make("wmv", window=window, patience=1000)
+    seen = []
+    rule.judge = lambda value, k, output: seen.append(float(value))
+    feed(rule, images)
+    for k in range(window - 1, 90):
+        w = images[k - window + 1 : k + 1]
+        want = float((w - w.mean(0)).abs().square().sum() / window)
+        assert seen[k] == pytest.approx(want, rel=2e-5)
+
+
+def test_wmv_in_float64_is_exact():
+    images, window = walk(60).to(torch.complex128), 10
+    rule = make("wmv", window=window, patience=1000)
+    seen = []
+    rule.judge = lambda value, k, output: seen.append(float(value))
+    feed(rule, images)
+    for k in range(window - 1, 60):
+        w = images[k - window + 1 : k + 1]
+        assert seen[k] == pytest.approx(float((w - w.mean(0)).abs().square().sum() / window), rel=1e-10)
+
+
+def test_emv_is_the_weighted_variance():
+    images, alpha = walk(50).to(torch.complex128), 0.1
+    rule = make("emv", alpha=alpha)
+    feed(rule, images)
+    w = torch.tensor([alpha * (1 - alpha) ** (49 - t) for t in range(50)], dtype=torch.float64)
+    w[0] = (1 - alpha) ** 49
+    mean = (w[:, None, None, None] * images).sum(0)
+    want = (w * (images - mean).abs().square().sum((1, 2, 3))).sum()
+    assert float(rule.variance) == pytest.approx(float(want), rel=1e-10)
+    assert torch.allclose(rule.mean, mean)
+
+
+def test_wmv_finds_the_valley_of_a_bell():
+    """Images that settle, rest, and drift again: the rule must choose the rest, and stop after its patience."""
+    speed = np.concatenate([np.linspace(1, 0.01, 120), np.full(30, 0.01), np.linspace(0.01, 1, 150)])
+    images = torch.from_numpy(np.cumsum(speed)[:, None, None, None] * np.ones((1, 1, 4, 4))).float()
+    rule = make("wmv", window=10, patience=60)
+    said = feed(rule, images)
+    stop = next(k for k, (s, _) in enumerate(said) if s)
+    assert 125 <= said[stop][1] <= 152 and stop == said[stop][1] + 60
+    assert torch.equal(rule.chosen(), images[said[stop][1]])
+    assert said[-1][1] == said[stop][1], "a confirmed minimum is frozen"
+
+
+def test_min_iterations_skips_a_false_minimum():
+    speed = np.concatenate([np.full(40, 0.001), np.linspace(1, 0.01, 160), np.linspace(0.01, 1, 100)])
+    images = torch.from_numpy(np.cumsum(speed)[:, None, None, None] * np.ones((1, 1, 4, 4))).float()
+    assert feed(make("wmv", window=10, patience=80), images)[-1][1] < 40
+    assert 180 < feed(make("wmv", window=10, patience=80, min_iterations=100), images)[-1][1] < 215
+
+
+def test_fixed_hands_over_the_last():
+    images = walk(20)
+    rule = make("fixed")
+    assert feed(rule, images)[-1] == (False, 19)
+    assert torch.equal(rule.chosen(), images[19])
+
+
+def test_min_loss_hands_over_the_best_and_ignores_nan():
+    images, losses = walk(20), np.linspace(10, 1, 20)
+    losses[7], losses[9] = 0.1, np.nan
+    rule = make("min_loss", iterations=20)
+    assert feed(rule, images, losses)[-1] == (False, 7)
+    assert torch.equal(rule.chosen(), images[7])
+
+
+def test_holdout_stops_where_the_held_error_rises():
+    held = np.concatenate([np.linspace(10, 1, 100), np.linspace(1, 5, 200)])
+    rule = make("holdout", smooth=5, patience=50)
+    said = feed(rule, walk(300), held=held)
+    stop = next(k for k, (s, _) in enumerate(said) if s)
+    assert 98 <= said[stop][1] <= 104 and stop == said[stop][1] + 50
+
+
+def test_holdout_splits_outside_the_centre_and_by_seed():
+    A, y, _ = disc_problem()
+    rule = make("holdout", fraction=0.2)
+    split = lambda seed: rule.split(A, y, torch.Generator().manual_seed(seed))  # noqa: E731
+    keep = split(1)
+    assert torch.equal(keep, split(1)) and not torch.equal(keep, split(2))
+    assert int((~keep).sum()) == round(0.2 * y.shape[-1]) and bool(A.spare()[~keep].all())
+
+
+def test_rules_need_no_host_synchronisation(monkeypatch):
+    """update() runs on the device: it must not read a tensor's value."""
+    for name in ("item", "__bool__", "__float__", "__int__"):
+        monkeypatch.setattr(torch.Tensor, name, lambda *a: pytest.fail(f"reads a tensor through {name}"))
+    images = walk(30)
+    for name in registry.plugins("stopping"):
+        rule = make(name, **({"window": 5, "patience": 9} if name == "wmv" else {}))
+        rule.start(images[0], images[0])
+        for k, x in enumerate(images):
+            rule.update(k, x, x, torch.tensor(1.0), torch.tensor(1.0))

@@ -1,0 +1,59 @@
+# The study becomes a plan (src/dipline/plan.py); everything below is a look-up in it.
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, os.path.join(workflow.basedir, "src"))
+from dipline import plan as planning
+from dipline.study import StudyError
+
+# what runs is this checkout, with the Python that runs Snakemake, activated or not
+os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [os.path.join(workflow.basedir, "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
+
+if not config:
+
+    configfile: "config/config.yaml"
+
+
+try:
+    PLAN = planning.prepare(config, workflow.configfiles, main=workflow.is_main_process)
+except StudyError as error:
+    sys.exit("\n".join([*error.problems, f"{len(error.problems)} problem(s); no job was started"]))
+
+ROOT, LOGS = str(PLAN.root), f"logs/{PLAN.study.study}"
+
+
+wildcard_constraints:
+    dataset=PLAN.pattern("dataset"),
+    volume=PLAN.pattern("volume"),
+    acq=PLAN.pattern("acq"),
+    arm=PLAN.pattern("arm"),
+    seed=r"\d+",
+    block=r"s\d+(-\d+)?",
+
+
+def job_of(wildcards):
+    return planning.Job(wildcards.dataset, wildcards.volume, wildcards.acq, wildcards.arm, int(wildcards.seed))
+
+
+def scan_files(wildcards):
+    return PLAN.scans(wildcards.dataset, wildcards.volume)
+
+
+def chosen_slices(wildcards):
+    return PLAN.slices(wildcards.dataset, wildcards.volume)
+
+
+def block_inputs(wildcards):
+    return PLAN.inputs(*job_of(wildcards), wildcards.block)
+
+
+def memory(wildcards, attempt):
+    return PLAN.memory(job_of(wildcards)) * 2 ** (attempt - 1)
+
+
+def minutes(wildcards, attempt):
+    return PLAN.minutes(job_of(wildcards), wildcards.block) * attempt

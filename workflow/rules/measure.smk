@@ -1,0 +1,53 @@
+# From scans to measurements, and to the references that only scores and pictures read.
+
+
+rule simulate:
+    output:
+        scan=f"{ROOT}/scans/{{dataset}}/{{volume}}.h5",
+    log:
+        f"{LOGS}/simulate/{{dataset}}/{{volume}}.log",
+    params:
+        spec=lambda wildcards: PLAN.simulate_spec(wildcards.dataset),
+    conda:
+        "../../envs/dipline.yaml"
+    shell:
+        "exec python -m dipline simulate --out {output.scan} --spec {params.spec:q} > {log} 2>&1"
+
+
+rule reference:
+    input:
+        scan=scan_files,
+    output:
+        truth=f"{ROOT}/reference/{{dataset}}/{{volume}}.h5",
+    log:
+        f"{LOGS}/reference/{{dataset}}/{{volume}}.log",
+    params:
+        spec=lambda wildcards: PLAN.reference_spec(wildcards.dataset),
+        slices=chosen_slices,
+    conda:
+        "../../envs/dipline.yaml"
+    shell:
+        "exec python -m dipline reference {input.scan:q} --out {output.truth} --volume {wildcards.volume}"
+        " --slices {params.slices} --spec {params.spec:q} > {log} 2>&1"
+
+
+rule measure:
+    input:
+        scan=scan_files,
+    output:
+        measurement=f"{ROOT}/measurement/{{dataset}}/{{volume}}/{{acq}}.h5",
+        heldout=f"{ROOT}/measurement/{{dataset}}/{{volume}}/{{acq}}.heldout.h5",
+    log:
+        f"{LOGS}/measure/{{dataset}}/{{volume}}/{{acq}}.log",
+    params:
+        spec=lambda wildcards: PLAN.measure_spec(wildcards.dataset, wildcards.acq),
+        slices=chosen_slices,
+    resources:
+        mem_mb=lambda wildcards, attempt: PLAN.scan_memory(wildcards.dataset, wildcards.volume) * 2 ** (attempt - 1),
+        runtime=lambda wildcards, attempt: 30 * attempt,
+    conda:
+        "../../envs/dipline.yaml"
+    shell:
+        "exec python -m dipline measure {input.scan:q} --out {output.measurement} --heldout {output.heldout}"
+        " --dataset {wildcards.dataset} --volume {wildcards.volume} --acq {wildcards.acq}"
+        " --slices {params.slices} --spec {params.spec:q} > {log} 2>&1"

@@ -1,0 +1,75 @@
+# Pictures, volumes and the page that shows them.
+
+
+rule panels:
+    input:
+        scores=PLAN.scores,
+    output:
+        [
+            report(PLAN.panel(*shown), caption="../report/panel.rst", category="Images", subcategory=shown[0])
+            for shown in PLAN.shown()
+        ],
+    log:
+        f"{LOGS}/panels.log",
+    params:
+        study=PLAN.identity,
+        code=PLAN.code("report/panels.py"),
+    conda:
+        "../../envs/dipline.yaml"
+    shell:
+        f"exec python -m dipline panels {ROOT} > {{log}} 2>&1"
+
+
+rule curves:
+    input:
+        scores=PLAN.scores,
+    output:
+        [
+            report(PLAN.curve(*shown), caption="../report/curve.rst", category="Curves", subcategory=shown[0])
+            for shown in PLAN.curves()
+        ],
+    log:
+        f"{LOGS}/curves.log",
+    params:
+        study=PLAN.identity,
+        code=PLAN.code("report/curves.py"),
+    conda:
+        "../../envs/dipline.yaml"
+    shell:
+        f"exec python -m dipline curves {ROOT} > {{log}} 2>&1"
+
+
+rule volumes:
+    input:
+        scores=PLAN.scores,
+    output:
+        directory(f"{ROOT}/volumes"),
+    log:
+        f"{LOGS}/volumes.log",
+    params:
+        study=PLAN.identity,
+        code=PLAN.code("export.py"),
+    conda:
+        "../../envs/dipline.yaml"
+    shell:
+        f"exec python -m dipline volumes {ROOT} > {{log}} 2>&1"
+
+
+rule report:
+    input:
+        rules.tables.output,
+        rules.panels.output,
+        rules.curves.output,
+        rules.volumes.output,
+    output:
+        page=f"{ROOT}/report.html",
+        citations=f"{ROOT}/CITATION.md",
+    log:
+        f"{LOGS}/report.log",
+    params:
+        study=PLAN.identity,
+        code=PLAN.code("report/html.py", "report/cite.py", "report/report.html.j2", "report/report.css"),
+    conda:
+        "../../envs/dipline.yaml"
+    shell:
+        f"exec python -m dipline report {ROOT} > {{log}} 2>&1"
