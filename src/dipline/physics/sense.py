@@ -150,7 +150,7 @@ class Sense(Operator):
 
         What sampling leaves thin (the periphery) is fitted as fast as what it leaves dense (the centre).
         """
-        raise NotImplementedError
+        raise NotImplementedError("preconditioner")
 
     def weighted(self, weights):
         other = self.to(self.index.device)
