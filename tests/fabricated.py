@@ -1,6 +1,7 @@
 """Results as the workflow would leave them, without running it: for the tests of report and export.
 
-``folder()`` writes a whole ``results/<study>/`` below the current directory; ``cohort()`` makes the metrics of seven patients.
+``folder()`` writes a whole ``results/<study>/`` below the current directory; ``cohort()`` makes metrics of any number
+of patients.
 """
 
 import json
@@ -30,14 +31,16 @@ def study(**more):
         "study": "fabricated",
         "datasets": {
             "knee": {
-                "reader": "phantom", "params": {"patients": 3, "slices": 4, "matrix": 32, "coils": 2}, "slices": "middle 2",
+                "reader": "phantom", "slices": "middle 2",
+                "params": {"patients": 3, "slices": 4, "matrix": 32, "coils": 2},
                 "acquisitions": {
                     "R4": {"mask": "random", "acceleration": 4, "center_fraction": 0.08},
                     "R8": {"mask": "equispaced_fraction", "acceleration": 8, "center_fraction": 0.04},
                 },
             },
             "trial": {
-                "reader": "phantom", "params": {"patients": 1, "first_seed": 9, "slices": 4, "matrix": 32, "coils": 2}, "slices": "middle 2",
+                "reader": "phantom", "slices": "middle 2",
+                "params": {"patients": 1, "first_seed": 9, "slices": 4, "matrix": 32, "coils": 2},
                 "acquisitions": {"as_measured": {"holdout": 0.05}},
             },
         },
@@ -58,7 +61,7 @@ def picture(volume, index, size):
 
 
 def folder(size=SIZE, image=picture, **more):
-    """Write the results of two volumes (a third is broken), four arms, two seeds; one job failed, one is missing. Returns the plan."""
+    """Results of two volumes (a third is broken), four arms, two seeds; one job failed, one is missing. The plan."""
     plan = Plan.load(study(**more))
     index = json.loads((plan.root / "index.json").read_text())
     index["knee"]["volumes"]["patient_003"]["problem"] = "scans/knee/patient_003.h5: not an HDF5 file; copy it again"
@@ -88,8 +91,10 @@ def _truth(plan, dataset, volume, chosen, size, image):
     for acq in plan.study.datasets[dataset].acquisitions:
         warnings = ["few calibration lines: 4"] if acq == "R8" else []
         store.write(plan.measurement(dataset, volume, acq), {}, {
-            "status": "done", "reason": "", "affine": AFFINE, "voxel": [2.0, 2.5, 5.0], "warnings": warnings, "modality": "mri", "units": "a.u.",
-            "acceleration_achieved": {"R4": 3.84, "R8": 7.53}.get(acq, 2.1), "crop": "readout", "mask": plan.study.acquisition(dataset, acq).mask,
+            "status": "done", "reason": "", "affine": AFFINE, "voxel": [2.0, 2.5, 5.0], "warnings": warnings,
+            "modality": "mri", "units": "a.u.",
+            "acceleration_achieved": {"R4": 3.84, "R8": 7.53}.get(acq, 2.1), "crop": "readout",
+            "mask": plan.study.acquisition(dataset, acq).mask,
             "maps": "espirit", "coils": 2,
         })  # fmt: skip
 
@@ -113,8 +118,10 @@ def _job(plan, job, size, image):
         view = np.abs(truth + noise * truth.max() * rng.standard_normal(size)).astype(np.float32)
         k = 900 if job.arm == "es_dip" else 1999
         slices[s] = {
-            "status": "done", "reason": "", "image": view[None].astype(np.complex64), "view": view, "last_view": view, "iterations": 2000, "chosen": k,
-            "seconds": 10.0 + s, "scale": 3e-4, "checksum": store.checksum(view), "memory_mb": 512.0, "watched": {"emv": 700},
+            "status": "done", "reason": "", "image": view[None].astype(np.complex64), "view": view,
+            "last_view": view, "iterations": 2000, "chosen": k,
+            "seconds": 10.0 + s, "scale": 3e-4, "checksum": store.checksum(view), "memory_mb": 512.0,
+            "watched": {"emv": 700},
         }  # fmt: skip
         rows += [
             [s, "seconds", "stopped", 10.0 + s],
@@ -144,8 +151,10 @@ def _job(plan, job, size, image):
     values += [["", "acceleration_achieved", "", 3.84]]
     store.write_text(plan.score(job), json.dumps(result | {"rows": rows + values, "curves": curves}))
     provenance = {
-        "verb": "reconstruct", "command": "dipline reconstruct …", "dipline": "0.1.0", "commit": "0123456789ab", "python": "3.11.7",
-        "versions": {"numpy": "2.3.0", "torch": "2.9.0"}, "spec": {"threads": 1}, "inputs": {"R4.h5": "ab" * 32}, "host": f"node{job.seed}",
+        "verb": "reconstruct", "command": "dipline reconstruct …", "dipline": "0.1.0", "commit": "0123456789ab",
+        "python": "3.11.7",
+        "versions": {"numpy": "2.3.0", "torch": "2.9.0"}, "spec": {"threads": 1}, "inputs": {"R4.h5": "ab" * 32},
+        "host": f"node{job.seed}",
         "time": "2026-01-01T10:00:00+0000", "seed": job.seed, "device": "cpu", "threads": 1,
     }  # fmt: skip
     for file, block in zip(plan.recons(job), plan.blocks(job.dataset, job.volume, job.arm).values(), strict=True):
@@ -179,7 +188,7 @@ def _scores(job, slices, truths):
 def cohort(values, dataset="knee", acq="R8", metric="psnr", which="stopped", seeds=(0,)):
     """Metrics of a study from {arm: [a value for each patient]}; a seed adds its number."""
     rows = [
-        ("fabricated", dataset, "mri", f"patient_{i + 1:03d}", "", acq, 8.0, np.nan, arm, seed, metric, which, float(value + seed))
-        for arm, row in values.items() for i, value in enumerate(row) for seed in seeds
+        ("fabricated", dataset, "mri", f"patient_{i:03d}", "", acq, 8.0, np.nan, arm, seed, metric, which, value + seed)
+        for arm, row in values.items() for i, value in enumerate(row, 1) for seed in seeds
     ]  # fmt: skip
     return pd.DataFrame(rows, columns=COLUMNS)

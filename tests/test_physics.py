@@ -68,7 +68,7 @@ def test_restrict_keeps_exactly_the_samples(A):
 def test_weights(A):
     x = draw(A.domain, A.dtype)
     y = A(x)
-    w = A.preconditioner(0.1)
+    w = A.preconditioner(y, 0.1)
     assert float(w.max()) <= 1 + 1e-6 and float(w.min()) > 0
     B = A.weighted(w)
     assert torch.allclose(B(x), w * y, atol=1e-6)
@@ -109,7 +109,7 @@ def test_data_consistency_returns_the_measured_samples():
     assert torch.allclose(A(A.consistent(x, y)), y, atol=1e-5)
     unmeasured = A.restrict(~mask[A.index])  # nothing: all units are measured
     assert unmeasured(x).numel() == 0
-    weights = A.preconditioner(0.1)
+    weights = A.preconditioner(y, 0.1)
     assert torch.allclose(A.weighted(weights).consistent(x, y * weights), A.consistent(x, y), atol=1e-4)
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -64,6 +65,8 @@ def main(argv=None):
         sys.exit("\n".join([*error.problems, f"{len(error.problems)} problem(s); nothing was started"]))
     except Corrupt as error:
         sys.exit(str(error))
+    except FileNotFoundError as error:
+        sys.exit(f"{error.filename}: no such file; correct the name")
     except BrokenPipeError:
         sys.exit(1)
     except Exception as error:
@@ -74,6 +77,8 @@ def main(argv=None):
 
 
 def _numbers(text):
+    if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
+        raise argparse.ArgumentTypeError(f"found {text!r}, allowed: numbers of slices, e.g. 4,5,9 or 3-7")
     parts = [p.split("-") for p in text.split(",")]
     return [n for p in parts for n in range(int(p[0]), int(p[-1]) + 1)]
 
@@ -81,7 +86,12 @@ def _numbers(text):
 def _yaml(text):
     import yaml
 
-    data = yaml.safe_load(text if text.lstrip().startswith("{") or ":" not in text else "{" + text + "}")
+    from dipline.study import StudyError
+
+    try:
+        data = yaml.safe_load(text if text.lstrip().startswith("{") or ":" not in text else "{" + text + "}")
+    except yaml.YAMLError:
+        raise StudyError([f"found {text!r}, allowed: 'key: value, key: value' as in a study file"]) from None
     return data if isinstance(data, dict) else {"method": data}
 
 
@@ -111,7 +121,7 @@ def measure(files, out, heldout, dataset, volume, acq, slices, spec, reader, acq
     from dipline import study as s
 
     if spec is None:
-        acquired = s.Cartesian(**_yaml(acquisition or "mask: as_measured")).model_dump()
+        acquired = s.checked_acquisition(_yaml(acquisition or "mask: as_measured")).model_dump()
         spec = {"reader": reader, "params": {}, "crop": crop, "maps": s.Maps().model_dump(), "physics": "sense", "acq": acquired}
     else:
         spec = json.loads(spec)
@@ -149,7 +159,7 @@ def tables(root):
     from dipline.plan import Plan
     from dipline.report import tables as t
 
-    t.write(Plan.open(root))
+    t.write(Plan.open(_root(root)))
 
 
 def panels(root):
@@ -157,7 +167,7 @@ def panels(root):
     from dipline.plan import Plan
     from dipline.report import panels as p
 
-    p.write(Plan.open(root))
+    p.write(Plan.open(_root(root)))
 
 
 def curves(root):
@@ -165,7 +175,7 @@ def curves(root):
     from dipline.plan import Plan
     from dipline.report import curves as c
 
-    c.write(Plan.open(root))
+    c.write(Plan.open(_root(root)))
 
 
 def volumes(root):
@@ -173,7 +183,7 @@ def volumes(root):
     from dipline import export
     from dipline.plan import Plan
 
-    export.volumes(Plan.open(root))
+    export.volumes(Plan.open(_root(root)))
 
 
 # what people call
@@ -183,7 +193,10 @@ def _root(study):
     """The results folder of a study, given by its file or by the folder."""
     from dipline import study as s
 
-    return Path(study) if Path(study).is_dir() else Path("results") / s.read(study)["study"]
+    root = Path(study) if Path(study).is_dir() else Path("results") / str(s.read(study).get("study"))
+    if not (root / "study.resolved.yaml").is_file():
+        raise s.StudyError([f"{study}: no results in {root}; run snakemake first, in the folder that holds results/"])
+    return root
 
 
 def report(study):

@@ -1,9 +1,10 @@
 """Volumes for viewers and for other programs: NIfTI and HDF5, one of each for every job with a result.
 
     volumes/<arm>/<dataset>_<volume>_<acq>_seed<k>.nii.gz    axes (column, row, slice), millimetres, for any viewer
-    volumes/<arm>/<dataset>_<volume>_<acq>_seed<k>.h5        dataset `reconstruction` (slices, rows, columns), as fastMRI's evaluate.py reads it
+    volumes/<arm>/<dataset>_<volume>_<acq>_seed<k>.h5        dataset `reconstruction` (slices, rows, columns)
 
-The same images give the same bytes. A slice that failed is zero; the HDF5 file lists it under `failed_slices`.
+The HDF5 files are what fastMRI's own evaluate.py reads. The same images give the same bytes. A slice that failed is
+zero; the HDF5 file lists it under `failed_slices`.
 """
 
 import gzip
@@ -41,8 +42,8 @@ def volumes(plan):
 def geometry(chosen, affine):
     """(positions of the chosen slices in the exported volume, its depth, its affine).
 
-    The affine of a scan counts slices from the first of the file. Evenly spaced slices become neighbours, with their true
-    distance as voxel size; unevenly spaced ones keep their places, with empty slices between them.
+    The affine of a scan counts slices from the first of the file. Evenly spaced slices become neighbours, with their
+    true distance as voxel size; unevenly spaced ones keep their places, with empty slices between them.
     """
     steps = set(np.diff(chosen).tolist())
     step = steps.pop() if len(steps) == 1 else 1

@@ -26,7 +26,16 @@ def load(study, fresh=True):
     known = json.loads(file.read_text()) if file.exists() else {}
     if not fresh and known:
         return {d: entries["volumes"] for d, entries in known.items()}
-    index = {name: _dataset(study, name, dataset, known.get(name, {})) for name, dataset in study.datasets.items()}
+    index, problems = {}, []
+    for name, dataset in study.datasets.items():
+        try:
+            index[name] = _dataset(study, name, dataset, known.get(name, {}))
+        except ValueError as error:
+            problems.append(f"datasets.{name}.path: {error}")
+        else:
+            problems += [f"datasets.{name}.volumes: {p}" for p in _name_problems(dataset, index[name]["volumes"])]
+    if problems:
+        raise StudyError(problems)
     if index != known:
         store.write_text(file, json.dumps(index, indent=1))
     return {d: entries["volumes"] for d, entries in index.items()}
@@ -44,12 +53,8 @@ def _dataset(study, name, dataset, known):
             old = {v: {"files": [str(folder / f"{v}{suffix}")], "slices": params["slices"], "simulated": True} for v in plugin.load().names(**params)}
         return {"key": key, "volumes": old}
     reader = plugin.load()
-    try:
-        found = reader.list_volumes(Path(os.path.expandvars(dataset.path)).expanduser(), **params)
-    except ValueError as error:
-        raise StudyError([f"datasets.{name}.path: {error}"]) from None
     volumes = {}
-    for volume, files in found.items():
+    for volume, files in reader.list_volumes(Path(os.path.expandvars(dataset.path)).expanduser(), **params).items():
         stamp = [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.exists()]
         entry = old.get(volume)
         if entry is None or entry["stamp"] != stamp:
@@ -65,17 +70,27 @@ def _dataset(study, name, dataset, known):
 
 
 def chosen_volumes(dataset, entries):
-    """Names of the volumes that the study asks for, in order; a name that does not exist is a StudyError."""
+    """Names of the volumes that the study asks for, in order."""
     names, wanted = list(entries), dataset.volumes
     if wanted == "all":
         return names
-    if isinstance(wanted, First):
-        return names[: wanted.first]
-    listed = [line.strip() for line in Path(wanted.list).read_text().splitlines() if line.strip()] if isinstance(wanted, Listed) else wanted
-    missing = [v for v in listed if v not in entries]
-    if missing:
-        raise StudyError([f'volumes: no volume "{v}" in {dataset.path or dataset.reader}{registry.nearest(v, names)}' for v in missing])
-    return listed
+    return names[: wanted.first] if isinstance(wanted, First) else _listed(wanted)
+
+
+def _listed(wanted):
+    if isinstance(wanted, Listed):
+        return [line.strip() for line in Path(wanted.list).read_text().splitlines() if line.strip()]
+    return wanted
+
+
+def _name_problems(dataset, entries):
+    """Names that the study lists and no scan has, or that it lists twice."""
+    listed = [] if dataset.volumes == "all" or isinstance(dataset.volumes, First) else _listed(dataset.volumes)
+    for name in dict.fromkeys(listed):
+        if name not in entries:
+            yield f'no volume "{name}" in {dataset.path or dataset.reader}{registry.nearest(name, entries)}'
+        elif listed.count(name) > 1:
+            yield f'"{name}" stands there twice; leave one out'
 
 
 def chosen_slices(dataset, count):

@@ -80,7 +80,7 @@ class Run:
         x0 = A.init(y)
         self.scale = float(torch.quantile(A.view(x0).abs().float().flatten(), 0.999)) or 1.0
         if arm["precondition"]:
-            weights = A.preconditioner(arm["precondition"])
+            weights = A.preconditioner(y, arm["precondition"])
             A, y = A.weighted(weights), y * weights
         inputs = {name: self._in_scale(A, value.to(self.device)) for name, value in inputs.items()}
         problem = Problem(y / self.scale, A, x0 / self.scale, self.network, self.rng, iterations, inputs)

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import h5py
 import numpy as np
 
 from dipline import registry, store
@@ -44,27 +45,43 @@ def text(plan):
 
 def _again(plan, blocks):
     """How much is new, how much a change computes again, and why."""
-    state, why = Counter(), Counter()
+    state, why, measured = Counter(), Counter(), {}
     for job, recon in blocks:
         if not Path(recon).exists():
             state["new"] += 1
             continue
         try:
-            spec = store.attributes(recon)["provenance"]["spec"]
+            found = store.attributes(recon)
+            wanted = json.loads(plan.reconstruct_spec(job.dataset, job.acq, job.arm))
+            changed = sorted(k for k in wanted if wanted[k] != found["provenance"]["spec"].get(k))
         except (OSError, KeyError):
             state["unreadable"] += 1
             continue
-        wanted = json.loads(plan.reconstruct_spec(job.dataset, job.acq, job.arm))
-        changed = sorted(k for k in wanted if wanted[k] != spec.get(k))
-        state["changed" if changed else "done"] += 1
-        why.update(f"{job.arm}: {', '.join(changed)}" for _ in [0] if changed)
+        scan = job[:3]
+        if scan not in measured:
+            measured[scan] = _measured_otherwise(plan, *scan)
+        changed += ["measurement"] if measured[scan] else []
+        state["changed" if changed else "failed" if found["status"] == "failed" else "done"] += 1
+        why.update([f"{job.arm}: {', '.join(changed)}"] if changed else [])
     lines = ["to compute: " + ", ".join(f"{n} {what}" for what, n in state.items())] if state else []
     lines += [f"  again because of {reason}: {n}" for reason, n in why.items()]
+    if state["failed"]:
+        lines.append("  failed results stay as they are; `dipline retry` removes them, and the next run makes them again")
     planned = {recon for _, recon in blocks}
     orphans = [p for p in plan.root.glob("recon/*/*/*/*/*/s*.h5") if not p.name.endswith(".snapshots.h5") and str(p) not in planned]
     if orphans:
         lines.append(f"{len(orphans)} finished result(s) belong to other blocks, arms or volumes than the study now names; they stay and are not used")
     return lines
+
+
+def _measured_otherwise(plan, dataset, volume, acq):
+    """Whether a measurement will be made again, and all that stands on it: it is gone, or its spec or its slices changed."""
+    try:
+        head, slices = store.read(plan.measurement(dataset, volume, acq), names=())
+    except OSError:
+        return True
+    other = head["provenance"]["spec"] != json.loads(plan.measure_spec(dataset, acq))
+    return other or head["status"] == "done" and list(slices) != plan.volumes[dataset][volume]["chosen"]
 
 
 def listing(kind):
@@ -80,6 +97,10 @@ def listing(kind):
 def of_file(path):
     """Attributes, arrays and provenance of one of our files."""
     lines = [str(path)]
+    if not Path(path).is_file():
+        raise store.Corrupt(f"{path}: no such file; name a measurement, reconstruction or reference file")
+    if not h5py.is_hdf5(path):
+        raise store.Corrupt(f"{path}: no HDF5 file, or one that broke off; a result is made anew by Snakemake once it is deleted, a scan must be copied again")
     with store.opened(path) as f:
         provenance = {}
         for key, value in store.decoded(f).items():

@@ -29,7 +29,7 @@ FOLDERS = {
     "physics": ("physics",),
 }
 ENGINE = 1  # raise by hand when loop.py, resume.py or store.py change results; a test on fixed bits watches over it
-SHARED = {"base", "penalties", "__init__"}  # files in a plug-in folder that are no plug-ins
+SHARED = {"base", "hdf5", "penalties", "__init__"}  # files in a plug-in folder that are no plug-ins
 
 
 class UnknownPlugin(LookupError):

@@ -224,6 +224,18 @@ def checked_arm(config):
     return arm
 
 
+def checked_acquisition(config, modality="mri"):
+    """An acquisition from a mapping, outside a study; StudyError with all its problems."""
+    model = ACQUISITIONS[modality]
+    try:
+        parsed = model.model_validate(config)
+    except ValidationError as error:
+        raise StudyError([f"acquisition: {key}: {text}" for key, text in _said(error, model, config)]) from None
+    if problems := [f"acquisition: {key}: {fault}" for key, fault in parsed.faults()]:
+        raise StudyError(problems)
+    return parsed
+
+
 def _named(name, acquisition):
     """An acquisition called as_measured needs no mask of its own."""
     return {"mask": "as_measured", **acquisition} if name == "as_measured" else acquisition
@@ -345,11 +357,15 @@ def load(config, source="study"):
 
 def _drop(config, error):
     """Take the entry that a fault is in out of ``config``: what stands behind its key, or, where a key is missing, what holds it."""
-    where = error["loc"][:-1] if error["type"] == "missing" else error["loc"]
+    where = _place(error["loc"], Study)[0]
+    if error["type"] == "missing" or where[-1] == "[key]":
+        where = where[:-1]
     holder, key, node = None, None, config
     for part in where:
-        if not isinstance(node, dict) or part not in node:
+        if not isinstance(node, dict):
             break
+        if part not in node:
+            return  # gone already
         holder, key, node = node, part, node[part]
     if holder is not None:
         del holder[key]
@@ -503,8 +519,8 @@ def _dataset_problems(study, name, dataset):
             yield from (f"acquisitions.{acq}.{key}: {text}" for key, text in _said(error, model, given))
             continue
         yield from (f"acquisitions.{acq}.{key}: {fault}" for key, fault in parsed.faults())
-        if parsed.file and (faults := list(_path_problems(parsed.file))):
-            yield f"acquisitions.{acq}.file: {faults[0]}"
+        if file := getattr(parsed, "file", None):
+            yield from (f"acquisitions.{acq}.file: {fault}" for fault in _path_problems(file))
         if parsed in seen:
             yield f"acquisitions.{acq}: the same as acquisitions.{seen[parsed]}; leave one out"
         seen[parsed] = acq

@@ -59,8 +59,8 @@ class Operator:
         """The part of ``y`` that belongs to ``restrict(keep)``."""
         return y.index_select(self.unit_axis % y.ndim, keep.nonzero()[:, 0])
 
-    def preconditioner(self, strength):
-        """Weights, broadcastable to ``y``, at most 1, that even out how fast the parts of an image are fitted."""
+    def preconditioner(self, y, strength):
+        """Weights, broadcastable to ``y``, in (0, 1], that even out how fast coarse and fine parts of an image are fitted."""
         raise NotImplementedError
 
     def weighted(self, weights):

@@ -9,12 +9,20 @@ A reader is one file in this folder with
 - ``load(files, slices, **params) -> Scan``: the data of the chosen slices;
 - ``fake(folder)``: a few tiny volumes in the true format, for the tests.
 
-Readers import no torch: a login node lists scans with them.
+Readers import no torch: a login node lists scans with them. The steps that they share are the functions below.
 """
 
+import math
+import os
+import re
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
+
+LARGEST = 100_000  # samples along an axis
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class ReadError(ValueError):
@@ -27,11 +35,13 @@ class Scan:
 
     Attributes:
         modality: ``"mri"``, ``"ct"`` or ``"image"``.
-        data: MRI: centred k-space, complex64 (slices, coils, readout, phase encode). CT: HU, float32 (slices, rows, columns).
+        data: MRI: centred k-space, complex64 (slices, coils, readout, phase encode).
+            CT: HU, float32 (slices, rows, columns).
         slices: index in the file of every slice held here.
         recon_shape: (rows, columns) of the image that the scanner delivers; scores look at this centre crop.
         acquired: bool (phase encode,): columns that were measured at all (False: zero padding). None: every column.
-        mask: bool (phase encode,) or (readout, phase encode): the samples of a prospectively undersampled scan. None: complete.
+        mask: bool (phase encode,) or (readout, phase encode): the samples of a prospectively undersampled scan.
+            None: complete.
         maps: coil sensitivities that came with the scan, complex64 (slices, coils, readout, phase encode), or None.
         affine: 4x4, voxel index (column, row, slice) of the delivered image to RAS millimetres, as NIfTI has it.
         voxel: voxel size in mm, in the order (column, row, slice).
@@ -50,3 +60,91 @@ class Scan:
     voxel: tuple[float, float, float] = (1.0, 1.0, 1.0)
     meta: dict = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+
+
+def find_volumes(path, ending, advice, companion=None):
+    """{name: [files]} of a folder (with its subfolders) or of one file. Two files of one name are told by `reading`.
+
+    ``companion(file)`` names the file that belongs to a volume and is none itself; ``advice`` is for an empty folder.
+    """
+    path = Path(path)
+    if path.is_file():
+        return {path.stem: [path]}
+    if not path.is_dir():
+        raise ReadError(f"{path}: no such file or folder; correct the dataset's `path` in the study file")
+    files = [p for p in sorted(path.rglob("*" + ending)) if p.is_file() and not p.name.startswith(".")]
+    aside = {companion(file) for file in files} if companion else set()
+    found = {}
+    for file in files:
+        if file not in aside:
+            found.setdefault(file.stem, []).append(file)
+    if not found:
+        raise ReadError(f"{path}: holds no {ending} file{advice}")
+    return found
+
+
+@contextmanager
+def reading(files):
+    """The volume's one file. Whatever goes wrong inside becomes a ReadError that names it.
+
+    Refuses two files of one name, and names that a shell or a path could misread.
+    """
+    file = Path(files[0])
+    if len(files) > 1:
+        both = " and ".join(map(str, files))
+        raise ReadError(f"{both}: two files of one name `{file.stem}`; allowed one; rename or move the other")
+    if not NAME.fullmatch(file.stem):
+        allowed = "letters, digits and . _ -, the first a letter or digit"
+        raise ReadError(f"{file}: name `{file.stem}`; allowed {allowed}; rename the file")
+    try:
+        yield file
+    except ReadError:
+        raise
+    except Exception as problem:
+        fault = f"{type(problem).__name__}: {' '.join(str(problem).split())[:200]}"
+        raise ReadError(f"{file}: cannot be read ({fault}); copy or download it again") from problem
+
+
+def summary(shape, recon_shape, undersampled, warnings):
+    """What `inspect` tells of k-space (slices, coils, readout, phase encode)."""
+    return {
+        "slices": shape[0],
+        "shape": list(shape[1:]),
+        "recon_shape": list(recon_shape),
+        "undersampled": undersampled,
+        "bytes": 8 * math.prod(shape),
+        "warnings": warnings,
+    }
+
+
+def check_choice(file, slices, shape, copies=1):
+    """Refuse slices that are not in k-space of that shape, and more of them than this machine can hold."""
+    count, *rest = shape
+    wrong = [s for s in slices if not 0 <= s < count]
+    if wrong or not slices:
+        raise ReadError(f"{file}: slices {wrong or 'none'} chosen; allowed 0 to {count - 1}; correct `slices`")
+    needed = 8 * len(slices) * math.prod(rest) * copies
+    present = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > 0.9 * present:
+        raise ReadError(
+            f"{file}: the chosen slices need {needed / 1e9:.1f} GB, this machine has {present / 1e9:.1f} GB; "
+            "choose fewer slices"
+        )
+
+
+def check_values(file, data, s):
+    """Refuse a slice (coils, readout, phase encode) that holds NaN or Inf, or nothing at all, or a dead coil."""
+    for coil, plane in enumerate(data):
+        if not np.isfinite(plane).all():
+            kind = "NaN" if np.isnan(plane).any() else "Inf"
+            raise ReadError(f"{file}: {kind} in slice {s}, coil {coil}; allowed finite numbers; leave out that slice")
+    empty = ~data.any(axis=(1, 2))
+    if empty.all():
+        raise ReadError(f"{file}: slice {s} is all zero; leave it out with `slices`")
+    if empty.any():
+        raise ReadError(f"{file}: slice {s}: coil {np.flatnonzero(empty).tolist()} is all zero; remove that coil")
+
+
+def noise(rng, *shape):
+    """Complex noise for `fake`, complex64."""
+    return rng.standard_normal((*shape, 2)).astype(np.float32).view(np.complex64)[..., 0]

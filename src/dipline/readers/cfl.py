@@ -9,20 +9,17 @@ folder: the same dimensions, or one slice for all. Only one set of maps (dimensi
 voxel size, no position and no oversampling: 1 mm, axes as in an axial scan, and the whole field of view are taken.
 """
 
-import os
 import re
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
+from dipline.readers import base
 from dipline.readers.base import ReadError, Scan
 
 MODALITY = "mri"
 PARAMETERS = {"maps": ""}
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-LARGEST = 100_000  # samples along an axis
 READOUT, PHASE, PHASE2, COILS, SETS, SLICES = 0, 1, 2, 3, 4, 13
 
 
@@ -31,61 +28,38 @@ def list_volumes(path, maps=""):
     path = Path(path)
     if path.is_file():
         return {path.stem: [path.with_suffix(".hdr")]}
-    if not path.is_dir():
-        raise ReadError(f"{path}: no such file or folder; correct the dataset's `path` in the study file")
-    files = [p for p in sorted(path.rglob("*.hdr")) if p.is_file() and not p.name.startswith(".")]
-    aside = {_maps_file(file, maps) for file in files} if maps else set()
-    found = {}
-    for file in files:
-        if file not in aside:
-            found.setdefault(file.stem, []).append(file)
-    if not found:
-        raise ReadError(f"{path}: holds no .hdr file with a .cfl beside it; correct the dataset's `path`")
-    return found
+    advice = " with a .cfl beside it; correct the dataset's `path`"
+    return base.find_volumes(path, ".hdr", advice, companion=(lambda file: _maps_file(file, maps)) if maps else None)
 
 
 def inspect(files, maps=""):
     """Shape of a volume. Which samples were measured is in the data alone, so those of the first slice are read."""
-    file = _only(files)
-    with _reading(file):
-        slices, coils, readout, phase = shape = _shape(file)
+    with base.reading(files) as file:
+        shape = _shape(file)
         if maps:
             _check_maps(_maps_file(file, maps), shape)
-        _check_memory(file, 8 * coils * readout * phase)
+        base.check_choice(file, [0], shape)
         complete = _open(file)[0].any(axis=0).all()
-    return {
-        "slices": slices,
-        "shape": [coils, readout, phase],
-        "recon_shape": [readout, phase],
-        "undersampled": not complete,
-        "bytes": 8 * slices * coils * readout * phase,
-        "warnings": [],
-    }
+    return base.summary(shape, shape[2:], not complete, [])
 
 
 def load(files, slices, maps=""):
     """The chosen slices as a Scan."""
-    file, sensitivities, warnings = _only(files), None, []
-    with _reading(file):
-        count, coils, readout, phase = shape = _shape(file)
-        _check_slices(file, slices, count)
-        _check_memory(file, 8 * len(slices) * coils * readout * phase * (2 if maps else 1))
+    sensitivities, warnings = None, []
+    with base.reading(files) as file:
+        count, _, readout, phase = shape = _shape(file)
+        base.check_choice(file, slices, shape, copies=2 if maps else 1)
         stored = _open(file)
         data = np.array([stored[s] for s in slices], np.complex64)
         for s, block in zip(slices, data, strict=True):
-            _check_values(file, block, s)
+            base.check_values(file, block, s)
         measured = data.any(axis=1)
         mask = measured.all(axis=0)
         if (measured != mask).any():
             warnings.append(f"{file.name}: the slices measured different samples; only those common to all are used")
             data = data * mask
         if maps:
-            other = _maps_file(file, maps)
-            _check_maps(other, shape)
-            stored = _open(other)
-            sensitivities = np.array([stored[s if len(stored) > 1 else 0] for s in slices], np.complex64)
-            if not np.isfinite(sensitivities).all() or not sensitivities.any():
-                raise ReadError(f"{other}: NaN, Inf or zeros alone; allowed finite numbers; estimate the maps again")
+            sensitivities = _read_maps(_maps_file(file, maps), shape, slices)
     if not mask.any():
         raise ReadError(f"{file}: no sample was measured in every slice; choose other slices")
     if mask.all():
@@ -110,7 +84,7 @@ def write_cfl(file, kspace):
 def fake(folder):
     """Two tiny volumes: complete, of two slices; undersampled, of one."""
     folder, rng = Path(folder), np.random.default_rng(0)
-    data = rng.standard_normal((2, 4, 32, 24, 2)).astype(np.float32).view(np.complex64)[..., 0]
+    data = base.noise(rng, 2, 4, 32, 24)
     write_cfl(folder / "full", data)
     write_cfl(folder / "under", data[:1] * (np.arange(24) % 3 == 0))
 
@@ -127,8 +101,8 @@ def _shape(file):
     if not 1 <= len(words) <= 16 or not all(re.fullmatch(r"[0-9]{1,9}", w) for w in words):
         raise ReadError(f"{file}: dimensions `{' '.join(words)[:80]}`; allowed up to 16 whole numbers; write it again")
     n = [int(w) for w in words] + [1] * (16 - len(words))
-    if min(n) < 1 or max(n) > LARGEST:
-        raise ReadError(f"{file}: dimensions {n}; allowed 1 to {LARGEST}; write the pair again")
+    if min(n) < 1 or max(n) > base.LARGEST:
+        raise ReadError(f"{file}: dimensions {n}; allowed 1 to {base.LARGEST}; write the pair again")
     if n[SETS] > 1:
         raise ReadError(f"{file}: {n[SETS]} sets of maps in dimension 4; allowed one; use `bart slice`")
     if n[PHASE2] > 1:
@@ -166,55 +140,11 @@ def _check_maps(file, shape):
         )
 
 
-def _only(files):
-    """The volume's one file; refuses two files of one name, and names that a shell or a path could misread."""
-    first = Path(files[0])
-    if len(files) > 1:
-        both = " and ".join(map(str, files))
-        raise ReadError(f"{both}: two files of one name `{first.stem}`; allowed one; rename or move the other")
-    if not NAME.fullmatch(first.stem):
-        allowed = "letters, digits and . _ -, the first a letter or digit"
-        raise ReadError(f"{first}: name `{first.stem}`; allowed {allowed}; rename the file")
-    return first
-
-
-@contextmanager
-def _reading(file):
-    """Whatever goes wrong inside becomes a ReadError that names the file."""
-    try:
-        yield
-    except ReadError:
-        raise
-    except Exception as problem:
-        text = " ".join(str(problem).split())[:200]
-        fault = f"{type(problem).__name__}: {text}"
-        raise ReadError(f"{file}: cannot be read ({fault}); copy or download it again") from problem
-
-
-def _check_slices(file, slices, count):
-    wrong = [s for s in slices if not 0 <= s < count]
-    if wrong or not slices:
-        raise ReadError(f"{file}: slices {wrong or 'none'} chosen; allowed 0 to {count - 1}; correct `slices`")
-
-
-def _check_memory(file, needed):
-    """Refuse what this machine cannot hold, before reading it."""
-    present = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if needed > 0.9 * present:
-        raise ReadError(
-            f"{file}: the chosen slices need {needed / 1e9:.1f} GB, this machine has {present / 1e9:.1f} GB; "
-            "choose fewer slices"
-        )
-
-
-def _check_values(file, data, s):
-    """Refuse a slice (coils, readout, phase) that holds NaN or Inf, or nothing at all, or a dead coil."""
-    for coil, plane in enumerate(data):
-        if not np.isfinite(plane).all():
-            kind = "NaN" if np.isnan(plane).any() else "Inf"
-            raise ReadError(f"{file}: {kind} in slice {s}, coil {coil}; allowed finite numbers; leave out that slice")
-    empty = ~data.any(axis=(1, 2))
-    if empty.all():
-        raise ReadError(f"{file}: slice {s} is all zero; leave it out with `slices`")
-    if empty.any():
-        raise ReadError(f"{file}: slice {s}: coil {np.flatnonzero(empty).tolist()} is all zero; remove that coil")
+def _read_maps(file, shape, slices):
+    """complex64 (slices, coils, readout, phase encode): the coil sensitivities of the chosen slices."""
+    _check_maps(file, shape)
+    stored = _open(file)
+    maps = np.array([stored[s if len(stored) > 1 else 0] for s in slices], np.complex64)
+    if not np.isfinite(maps).all() or not maps.any():
+        raise ReadError(f"{file}: NaN, Inf or zeros alone; allowed finite numbers; estimate the maps again")
+    return maps

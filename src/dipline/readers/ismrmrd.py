@@ -11,26 +11,18 @@ format, turned to RAS), rows along the readout, columns along phase encode, both
 transform's index. Kept from a file: numbers. Nothing of its subject, study or measurement information is read.
 """
 
-import mmap
-import os
-import re
-import struct
-import xml.etree.ElementTree as ElementTree
-from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
 import ismrmrd
 import numpy as np
 
+from dipline.readers import base, hdf5
 from dipline.readers.base import ReadError, Scan
 
 MODALITY = "mri"
 PARAMETERS = {}
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-LARGEST = 100_000  # samples along an axis
-HEAP = b"GCOL\1\0\0\0"  # how HDF5 marks a heap
 SLICES_ONLY = "allowed 2-D slices; Fourier transform the second phase encode axis and store its planes as slices"
 NOT_IMAGING = (
     ismrmrd.ACQ_IS_NOISE_MEASUREMENT,
@@ -47,49 +39,27 @@ NOT_IMAGING = (
 
 
 def list_volumes(path):
-    """{name: [files]} of a folder (with its subfolders) or of one file. Two files of one name are told by `inspect`."""
-    path = Path(path)
-    if path.is_file():
-        return {path.stem: [path]}
-    if not path.is_dir():
-        raise ReadError(f"{path}: no such file or folder; correct the dataset's `path` in the study file")
-    found = {}
-    for file in sorted(path.rglob("*.h5")):
-        if file.is_file() and not file.name.startswith("."):
-            found.setdefault(file.stem, []).append(file)
-    if not found:
-        raise ReadError(f"{path}: holds no .h5 file; correct the dataset's `path`, or convert the raw data there")
-    return found
+    """{name: [files]} of a folder (with its subfolders) or of one file."""
+    return base.find_volumes(path, ".h5", "; correct the dataset's `path`, or convert the raw data there")
 
 
 def inspect(files):
     """Shape and warnings of a volume, from the headers alone."""
-    file = _only(files)
-    with _reading(file), h5py.File(file, "r") as h:
+    with base.reading(files) as file, h5py.File(file, "r") as h:
         v = _describe(h, file)
-    slices, coils, readout, phase = v["shape"]
-    return {
-        "slices": slices,
-        "shape": [coils, readout, phase],
-        "recon_shape": list(v["recon_shape"]),
-        "undersampled": v["mask"] is not None,
-        "bytes": 8 * slices * coils * readout * phase,
-        "warnings": v["warnings"],
-    }
+    return base.summary(v["shape"], v["recon_shape"], v["mask"] is not None, v["warnings"])
 
 
 def load(files, slices):
     """The chosen slices as a Scan; the affine counts slices as `inspect` does."""
-    file = _only(files)
-    with _reading(file), h5py.File(file, "r") as h:
+    with base.reading(files) as file, h5py.File(file, "r") as h:
         v = _describe(h, file)
-        count, coils, readout, phase = v["shape"]
-        _check_slices(file, slices, count)
-        _check_memory(file, 8 * len(slices) * coils * readout * phase)
+        _, coils, readout, phase = v["shape"]
+        base.check_choice(file, slices, v["shape"])
         data, heaps = np.zeros((len(slices), coils, readout, phase), np.complex64), {}
         first, last = v["samples"]
         into = slice(v["offset"], v["offset"] + last - first)
-        with _raw(file) as raw:
+        with hdf5.raw_bytes(file) as raw:
             for i, s in enumerate(slices):
                 repeats = np.zeros(phase, int)
                 for line, column in v["lines"][s]:
@@ -97,7 +67,7 @@ def load(files, slices):
                     with np.errstate(invalid="ignore", over="ignore"):
                         data[i, :, into, column] += samples.view(np.complex64).reshape(coils, -1)[:, first:last]
                     repeats[column] += 1
-                _check_values(file, data[i], s)
+                base.check_values(file, data[i], s)
                 data[i] /= np.maximum(repeats, 1)
     kept = {key: v[key] for key in ("recon_shape", "acquired", "mask", "affine", "voxel", "warnings")}
     return Scan(MODALITY, data, list(slices), **kept)
@@ -106,26 +76,14 @@ def load(files, slices):
 def fake(folder):
     """Two tiny volumes: two slices in two averages with a noise scan and zero padding; one slice, undersampled."""
     folder, rng = Path(folder), np.random.default_rng(0)
-    space = (
-        "<{0}><matrixSize><x>{1}</x><y>24</y><z>1</z></matrixSize>"
-        "<fieldOfView_mm><x>{2}</x><y>48</y><z>5</z></fieldOfView_mm></{0}>"
-    )
-    header = (
-        '<ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD"><encoding>'
-        + space.format("encodedSpace", 32, 64)
-        + space.format("reconSpace", 16, 32)
-        + "<encodingLimits><kspace_encoding_step_1><minimum>0</minimum><maximum>19</maximum><center>10</center>"
-        "</kspace_encoding_step_1></encodingLimits><trajectory>cartesian</trajectory></encoding></ismrmrdHeader>"
-    )
     some = (0, 3, 6, 8, 9, 10, 11, 12, 15, 18)
     for name, slices, averages, steps in (("full", 2, 2, range(20)), ("under", 1, 1, some)):
         with ismrmrd.Dataset(folder / f"{name}.h5", "dataset", mode="w") as dataset:
-            dataset.write_xml_header(header.encode())
+            dataset.write_xml_header(hdf5.FAKE_HEADER)
             for average in range(-1, averages):  # -1: noise
                 for s in range(slices):
                     for step in steps if average >= 0 else (0,):
-                        data = rng.standard_normal((4, 32, 2)).astype(np.float32).view(np.complex64)[..., 0]
-                        line = ismrmrd.Acquisition.from_array(data)
+                        line = ismrmrd.Acquisition.from_array(base.noise(rng, 4, 32))
                         line.idx.slice, line.idx.kspace_encode_step_1, line.idx.average = s, step, max(average, 0)
                         line.center_sample = 16
                         line.position[:] = 10, 20, 30 + 6 * s
@@ -139,7 +97,7 @@ def _samples(raw, where, heaps, file, line, length):
     """float32 (length,): the samples of one readout."""
     address, index = int(where["address"]), int(where["index"])
     if address not in heaps:
-        heaps[address] = _heap(raw, address, file)
+        heaps[address] = hdf5.heap_objects(file, raw, address)
     start, size = heaps[address].get(index, (0, 0))
     if where["length"] != length or size < 4 * length:
         raise ReadError(
@@ -152,27 +110,12 @@ def _samples(raw, where, heaps, file, line, length):
 def _describe(h, file):
     """What a file says of itself, and where its lines lie; its shape is (slices, coils, readout, phase encode)."""
     warnings, group = [], _group(h, file)
-    header, rows = _header(_text(file, h[group]["xml"]), file), _rows(_sized(file, h[group]["data"]), file)
-    head = rows["head"]
-    idx, use = head["idx"], _imaging(head, file, warnings)
-    coils, length, pre, post, centre = (
-        _single(head[key][use], key, file)
-        for key in ("active_channels", "number_of_samples", "discard_pre", "discard_post", "center_sample")
-    )
-    readout, phase = header["encoded"]
-    samples = pre, length - post
-    count = length - post - pre
-    offset = readout // 2 - (centre - pre)
-    if coils < 1 or count < 1 or count > readout:
-        raise ReadError(
-            f"{file}: readouts of {coils} channels, {count} samples; allowed 1 channel or more, 1 to {readout} "
-            "samples, as encodedSpace has; correct the header"
-        )
-    if not 0 <= offset <= readout - count:
-        offset = (readout - count) // 2
-    if count < readout:
-        warnings.append(f"{file.name}: {count} of {readout} samples along the readout were measured, the rest is zero")
-    step, (left, right) = idx["kspace_encode_step_1"].astype(int), header["limits"]
+    header = _header(hdf5.read_text(file, h[group]["xml"]), file)
+    rows = _rows(hdf5.check_size(file, h[group]["data"]), file)
+    head, (readout, phase), (left, right) = rows["head"], header["encoded"], header["limits"]
+    use = _imaging(head, file, warnings)
+    coils, along_readout = _readout(head[use], readout, file, warnings)
+    step = head["idx"]["kspace_encode_step_1"].astype(int)
     column = step + left
     if column[use].min() < 0 or column[use].max() >= phase:
         raise ReadError(
@@ -194,14 +137,32 @@ def _describe(h, file):
         "rows": rows,
         "shape": (len(lines), coils, readout, phase),
         "lines": [[(line, c) for line, c in found if common[c]] for found in lines],
-        "length": length,
-        "samples": samples,
-        "offset": offset,
         "acquired": None if acquired.all() else acquired,
         "mask": None if common[acquired].all() else common,
         "warnings": warnings,
-        **_geometry(header, head[np.flatnonzero(use)[0]], place, position, file, warnings),
+        **along_readout,
+        **_geometry(header, head[use][0], place, position, file, warnings),
     }
+
+
+def _readout(head, encoded, file, warnings):
+    """Number of coils; of every readout its length, the (first, last + 1) samples that count, where they belong."""
+    coils, length, pre, post, centre = (
+        _single(head[key], key, file)
+        for key in ("active_channels", "number_of_samples", "discard_pre", "discard_post", "center_sample")
+    )
+    count = length - post - pre
+    if coils < 1 or count < 1 or count > encoded:
+        raise ReadError(
+            f"{file}: readouts of {coils} channels, {count} samples; allowed 1 channel or more, 1 to {encoded} "
+            "samples, as encodedSpace has; correct the header"
+        )
+    offset = encoded // 2 - (centre - pre)
+    if not 0 <= offset <= encoded - count:
+        offset = (encoded - count) // 2
+    if count < encoded:
+        warnings.append(f"{file.name}: {count} of {encoded} samples along the readout were measured, the rest is zero")
+    return coils, {"length": length, "samples": (pre, length - post), "offset": offset}
 
 
 def _group(h, file):
@@ -213,7 +174,7 @@ def _group(h, file):
 
 
 def _rows(readouts, file):
-    """All readouts: their headers, and where their samples lie; a structured array, read past HDF5 as `_heap` tells."""
+    """All readouts, a structured array: headers, and where samples lie; read past HDF5 as `heap_objects` tells."""
     packed = readouts.id.get_create_plist().get_nfilters()
     if readouts.ndim != 1 or not len(readouts) or not readouts.chunks or packed:
         raise ReadError(f"{file}: data: shape {readouts.shape}; allowed a list of readouts, not packed; convert again")
@@ -226,20 +187,13 @@ def _rows(readouts, file):
     row = np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": kind.itemsize})
     rows, places, base = np.zeros(count, row), {}, readouts.file.userblock_size
     readouts.id.chunk_iter(lambda chunk: places.update({chunk.chunk_offset[0]: chunk.byte_offset}))
-    with _raw(file) as raw:
+    with hdf5.raw_bytes(file) as raw:
         for first in range(0, count, step):
             here = min(step, count - first)
             at = places[first] + base
             rows[first : first + here] = np.frombuffer(raw[at : at + here * kind.itemsize], row)
     rows["data"]["address"] += base
     return rows
-
-
-@contextmanager
-def _raw(file):
-    """The bytes of a file, as they are needed."""
-    with open(file, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as raw:
-        yield raw
 
 
 def _imaging(head, file, warnings):
@@ -316,146 +270,19 @@ def _geometry(header, readout, place, position, file, warnings):
 
 def _header(text, file):
     """Numbers of the XML header: matrices and fields of view (readout, phase encode), thickness, columns with data."""
-    if len(text) > 1_000_000 or b"<!DOCTYPE" in text or b"<!ENTITY" in text:
-        raise ReadError(f"{file}: xml: over 1 MB or with a DOCTYPE; allowed plain ISMRMRD XML; convert the file again")
-    try:
-        root = ElementTree.fromstring(text.rstrip(b"\0"))
-    except (ElementTree.ParseError, ValueError, LookupError) as problem:
-        raise ReadError(f"{file}: xml: not valid ({problem}); convert the file again") from problem
-
-    def number(path, low, high, kind=int):
-        found = root.findtext("{*}encoding/" + "/".join("{*}" + part for part in path.split("/")))
-        try:
-            value = kind(found)
-        except (TypeError, ValueError):
-            value = None
-        if value is None or not low <= value <= high:
-            raise ReadError(f"{file}: xml: {path} is {found}; allowed {low} to {high}; correct the header")
-        return value
-
-    trajectory = (root.findtext("{*}encoding/{*}trajectory") or "cartesian").strip().lower()
+    header = hdf5.Header(text, f"{file}: xml", "convert the file again", "not valid ({}); convert the file again")
+    trajectory = (header.text("trajectory") or "cartesian").strip().lower()
     if trajectory != "cartesian":
         raise ReadError(f"{file}: trajectory is {trajectory[:20]}; allowed cartesian; grid it, store as fastMRI does")
-    depth = number("encodedSpace/matrixSize/z", 1, LARGEST)
+    (depth,) = header.matrix("encodedSpace", "z")
     if depth > 1:
         raise ReadError(f"{file}: a 3-D scan (encodedSpace z = {depth}); {SLICES_ONLY}")
-    encoded = tuple(number(f"encodedSpace/matrixSize/{axis}", 1, LARGEST) for axis in "xy")
-    limits, step = (0, encoded[1]), "encodingLimits/kspace_encoding_step_1"
-    if root.find("{*}encoding/{*}encodingLimits/{*}kspace_encoding_step_1") is not None:
-        last = number(f"{step}/maximum", 0, LARGEST)
-        left = encoded[1] // 2 - number(f"{step}/center", 0, last + 1)
-        limits = left, left + last + 1
+    encoded = header.matrix("encodedSpace")
     return {
         "encoded": encoded,
-        "matrix": tuple(number(f"reconSpace/matrixSize/{axis}", 1, LARGEST) for axis in "xy"),
-        "field": tuple(number(f"encodedSpace/fieldOfView_mm/{axis}", 1e-3, 1e5, float) for axis in "xy"),
-        "delivered": tuple(number(f"reconSpace/fieldOfView_mm/{axis}", 1e-3, 1e5, float) for axis in "xy"),
-        "thickness": number("encodedSpace/fieldOfView_mm/z", 1e-3, 1e5, float),
-        "limits": limits,
+        "limits": header.columns() or (0, encoded[1]),
+        "matrix": header.matrix("reconSpace"),
+        "field": header.field_of_view("encodedSpace"),
+        "delivered": header.field_of_view("reconSpace"),
+        "thickness": header.field_of_view("encodedSpace", "z")[0],
     }
-
-
-def _only(files):
-    """The volume's one file; refuses two files of one name, and names that a shell or a path could misread."""
-    first = Path(files[0])
-    if len(files) > 1:
-        both = " and ".join(map(str, files))
-        raise ReadError(f"{both}: two files of one name `{first.stem}`; allowed one; rename or move the other")
-    if not NAME.fullmatch(first.stem):
-        allowed = "letters, digits and . _ -, the first a letter or digit"
-        raise ReadError(f"{first}: name `{first.stem}`; allowed {allowed}; rename the file")
-    return first
-
-
-@contextmanager
-def _reading(file):
-    """Whatever goes wrong inside becomes a ReadError that names the file."""
-    try:
-        yield
-    except ReadError:
-        raise
-    except Exception as problem:
-        text = " ".join(str(problem).split())[:200]
-        fault = f"{type(problem).__name__}: {text}"
-        raise ReadError(f"{file}: cannot be read ({fault}); copy or download it again") from problem
-
-
-def _heap(raw, at, file):
-    """{index: (start, length)} of the objects in the heap at byte `at`.
-
-    Texts and other data of variable length lie in such heaps. HDF5 2.0 never returns from a damaged one in which an
-    object has no size, and reserves as many gigabytes as a damaged length says; so they are read without it.
-    """
-    size = int.from_bytes(raw[at + 8 : at + 16], "little")
-    if raw[at : at + 8] != HEAP or at + size > len(raw):
-        raise ReadError(f"{file}: a heap is damaged; copy or download it again")
-    objects, place, end = {}, at + 16, at + size
-    while place + 16 <= end:
-        index, length = struct.unpack("<H6xQ", raw[place : place + 16])
-        step = 16 + (length + 7) // 8 * 8 if index else length
-        if step < 16 or place + step > end:
-            raise ReadError(f"{file}: a heap is damaged; copy or download it again")
-        if index:
-            objects[index] = place + 16, length
-        place += step
-    return objects
-
-
-def _text(file, dataset):
-    """The bytes of a dataset that holds one text."""
-    _sized(file, dataset)
-    if dataset.shape not in ((), (1,)):
-        raise ReadError(f"{file}: {dataset.name}: shape {dataset.shape}; allowed one text; write the file again")
-    if dataset.dtype.kind == "S":
-        return bytes(np.asarray(dataset[()]).reshape(-1)[0])
-    kind, place = h5py.check_string_dtype(dataset.dtype), dataset.id.get_offset()
-    if kind is None or place is None:
-        raise ReadError(f"{file}: {dataset.name}: {dataset.dtype}; allowed text; write the file again")
-    with _raw(file) as raw:
-        length, at, index = struct.unpack("<IQI", raw[place : place + 16])
-        start, most = _heap(raw, at + dataset.file.userblock_size, file).get(index, (0, 0))
-        return raw[start : start + min(length, most)]
-
-
-def _sized(file, dataset):
-    """The dataset, unless it claims to be larger than the file can hold (deflate packs 1000 to 1)."""
-    if not isinstance(dataset, h5py.Dataset):
-        raise ReadError(f"{file}: found a group where a dataset belongs; copy, convert or download the file again")
-    packed = dataset.id.get_create_plist().get_nfilters() > 0
-    chunk = int(np.prod([int(n) for n in dataset.chunks or ()], dtype=object)) * dataset.dtype.itemsize
-    most = file.stat().st_size * (1100 if packed else 1)
-    if max(dataset.nbytes, chunk if packed else 0) > most:
-        raise ReadError(
-            f"{file}: {dataset.name}: shape {dataset.shape} does not fit into {file.stat().st_size} bytes; "
-            "copy or download it again, with all its data in one file"
-        )
-    return dataset
-
-
-def _check_slices(file, slices, count):
-    wrong = [s for s in slices if not 0 <= s < count]
-    if wrong or not slices:
-        raise ReadError(f"{file}: slices {wrong or 'none'} chosen; allowed 0 to {count - 1}; correct `slices`")
-
-
-def _check_memory(file, needed):
-    """Refuse what this machine cannot hold, before reading it."""
-    present = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if needed > 0.9 * present:
-        raise ReadError(
-            f"{file}: the chosen slices need {needed / 1e9:.1f} GB, this machine has {present / 1e9:.1f} GB; "
-            "choose fewer slices"
-        )
-
-
-def _check_values(file, data, s):
-    """Refuse a slice (coils, readout, phase) that holds NaN or Inf, or nothing at all, or a dead coil."""
-    for coil, plane in enumerate(data):
-        if not np.isfinite(plane).all():
-            kind = "NaN" if np.isnan(plane).any() else "Inf"
-            raise ReadError(f"{file}: {kind} in slice {s}, coil {coil}; allowed finite numbers; leave out that slice")
-    empty = ~data.any(axis=(1, 2))
-    if empty.all():
-        raise ReadError(f"{file}: slice {s} is all zero; leave it out with `slices`")
-    if empty.any():
-        raise ReadError(f"{file}: slice {s}: coil {np.flatnonzero(empty).tolist()} is all zero; remove that coil")

@@ -155,7 +155,7 @@ def _overfitting(plan, metrics, dataset, acq):
     for arm in fixed or vanilla:
         gap = _gap(metrics, dataset, acq, arm, "peak", "last")
         if gap is not None:
-            known = f"its last image lies {gap:.2f} dB below its peak".replace("-", "−")
+            known = f"its last image lies {max(gap, 0):.2f} dB below its peak"
             said.append(
                 f" Vanilla DIP ({arm}) "
                 f"{'overfits' if gap >= LEVEL else 'does not overfit within its iterations'}: {known}."

@@ -1,7 +1,7 @@
 """The methods section of a study, written from what was resolved, and the papers behind it.
 
-``methods_text`` says what was run, with every parameter that is not a default; ``write`` keeps it with its numbered references and their
-BibTeX entries as ``CITATION.md``.
+``methods_text`` says what was run, with every parameter that is not a default; ``write`` keeps it, with its numbered
+references and their BibTeX entries, as ``CITATION.md``.
 """
 
 import importlib.metadata
@@ -18,11 +18,18 @@ from dipline.study import PHYSICS
 BIB = Path(__file__).with_name("references.bib")
 FIXED = ("alkhouri2025survey", "snakemake")
 MASKS = {
-    "random": "random columns", "equispaced": "equispaced columns", "equispaced_fraction": "equispaced columns with adjusted spacing",
-    "magic": "equispaced columns that use conjugate symmetry", "magic_fraction": "equispaced columns that use conjugate symmetry",
-    "gaussian": "columns of Gaussian density", "gaussian_2d": "points of Gaussian density", "poisson": "a Poisson-disc pattern",
-    "file": "a mask read from a file", "full": "all samples", "as_measured": "what the scanner measured",
-}  # fmt: skip
+    "random": "random columns",
+    "equispaced": "equispaced columns",
+    "equispaced_fraction": "equispaced columns with adjusted spacing",
+    "magic": "equispaced columns that use conjugate symmetry",
+    "magic_fraction": "equispaced columns that use conjugate symmetry",
+    "gaussian": "columns of Gaussian density",
+    "gaussian_2d": "points of Gaussian density",
+    "poisson": "a Poisson-disc pattern",
+    "file": "a mask read from a file",
+    "full": "all samples",
+    "as_measured": "what the scanner measured",
+}
 FASTMRI = {"random", "equispaced", "equispaced_fraction", "magic", "magic_fraction"}
 ACCENTS = {r"{\"o}": "ö", r"{\"u}": "ü", r"{\"a}": "ä", r"{\c{c}}": "ç", r"\&": "&", "---": "–", "--": "–"}
 PACKAGES = ("numpy", "scipy", "torch", "sigpy", "astra-toolbox", "scikit-image", "snakemake")
@@ -152,10 +159,12 @@ def _data(plan, name, number):
                 "image": "the fully sampled image was cropped before undersampling"}[d.crop]  # fmt: skip
         text += f" Of the k-space, {crop}."
         maps = {
-            "espirit": f"Coil sensitivities were estimated from the acquired samples alone by ESPIRiT{number('uecker2014')} ({style.count(d.maps.sets, 'set')} of maps)",
-            "full": f"Coil sensitivities were estimated by ESPIRiT{number('uecker2014')} from the fully sampled data, which no prospective scan offers",
+            "espirit": "Coil sensitivities were estimated from the acquired samples alone by ESPIRiT",
+            "full": "Coil sensitivities were estimated from the full data, which no real scan offers, by ESPIRiT",
             "given": "Coil sensitivities came with the data",
         }[d.maps.method]  # fmt: skip
+        if d.maps.method != "given":
+            maps += f"{number('uecker2014')} ({style.count(d.maps.sets, 'set')} of maps)"
         operator = registry.get("physics", PHYSICS[modality]).get("CITE", ())
         text += f" {maps}; they enter the forward operator of all arms{number(*operator)}."
     return text + " " + " ".join(_acquisition(plan, name, acq, number) for acq in d.acquisitions)
@@ -203,8 +212,7 @@ def _arm(study, name, number):
     )
     method = registry.get("methods", arm.method)
     r = study.resolved(name, acqs[0][1] if acqs else None)
-    lead = method.summary.rstrip(".")
-    parts = [f"{name}: {lead[0].lower() + lead[1:] if lead[1:2].islower() else lead}{number(*method.get('CITE', ()))}"]
+    parts = [f"{name}: {method.summary.rstrip('.')}{number(*method.get('CITE', ()))}"]
     parts += _changed(r["params"], method.defaults())
     for network, params in (r["network"] or {}).items():
         plugin = registry.get("networks", network)
@@ -212,7 +220,7 @@ def _arm(study, name, number):
             f"network {network}{number(*plugin.get('CITE', ()))}" + _bracket(_changed(params, plugin.defaults()))
         )
     parts.append(
-        f"{r['iterations']} iterations"
+        style.count(r["iterations"], "iteration")
         + ("" if method.get("CLASS") == "classical" else " at most" if "fixed" not in r["stop"] else "")
     )
     for rule, params in r["stop"].items():

@@ -1,7 +1,8 @@
 """PSNR over the iterations: how high every arm climbs, where it stops, and how far it falls afterwards.
 
-Thick: mean over volumes, as far as all of them ran; thin: one line a volume (mean over its slices and seeds). A filled disc marks what the
-arm's stop rule chose, open symbols what watched rules would have chosen. Classical arms are horizontal lines: the image they hand over.
+Thick: mean over volumes; thin: one line a volume (mean over its slices and seeds). A run that stopped earlier than
+others keeps its last value. A filled disc marks what the arm's stop rule chose, open symbols what watched rules would
+have chosen. Classical arms are horizontal lines: the image they hand over.
 """
 
 import numpy as np
@@ -22,9 +23,11 @@ def write(plan):
 
 
 def collect(plan, dataset, acq):
-    """{arm: {"lines": {volume: (steps, psnr)}, "level": mean PSNR of what was handed over, "chosen": {rule: [(step, psnr)]}}}
+    """What is drawn of every arm.
 
-    ``chosen`` has one point a volume; the arm's own rule is called "".
+    Returns:
+        {arm: {"lines": {volume: (steps, psnr)}, "level": mean PSNR of what was handed over,
+        "chosen": {rule: [(step, psnr)]}}}; ``chosen`` has one point a volume, the arm's own rule is called "".
     """
     found = {}
     for job in plan.jobs:
@@ -44,10 +47,11 @@ def collect(plan, dataset, acq):
             arm["curves"].setdefault(job.volume, []).append(
                 (np.array(curve["steps"]) + 1, np.array(curve["psnr"], float))
             )
-            stops = {"": scored["chosen"].get(index), **scored["watched"].get(index, {})}
-            for rule, k in stops.items():
+            steps, psnr = arm["curves"][job.volume][-1]
+            for rule, k in {"": scored["chosen"].get(index), **scored["watched"].get(index, {})}.items():
                 if k is not None:
-                    arm["stops"].setdefault(rule, {}).setdefault(job.volume, []).append(k + 1)
+                    point = np.log(k + 1), np.interp(np.log(k + 1), np.log(steps), psnr)
+                    arm["stops"].setdefault(rule, {}).setdefault(job.volume, []).append(point)
     return {arm: _means(**parts) for arm, parts in found.items()}
 
 
@@ -55,20 +59,16 @@ def _means(curves, levels, stops):
     lines = {volume: mean(several) for volume, several in curves.items()}
     chosen = {}
     for rule, volumes in stops.items():
-        for volume, ks in volumes.items():
-            k = float(np.exp(np.mean(np.log(ks))))
-            chosen.setdefault(rule, []).append(
-                (k, float(np.interp(np.log(k), np.log(lines[volume][0]), lines[volume][1])))
-            )
+        for points in volumes.values():
+            log_k, psnr = np.mean(points, axis=0)
+            chosen.setdefault(rule, []).append((float(np.exp(log_k)), float(psnr)))
     finite = [np.mean(v) for v in levels.values() if v and np.all(np.isfinite(v))]
     return {"lines": lines, "level": float(np.mean(finite)) if finite else None, "chosen": chosen}
 
 
 def mean(lines):
-    """Mean of several (steps, psnr), on the steps of all, as far as the shortest goes."""
-    end, start = min(steps[-1] for steps, _ in lines), max(steps[0] for steps, _ in lines)
+    """Mean of several (steps, psnr), on the steps of all; a shorter one keeps its last value."""
     grid = np.unique(np.concatenate([s for s, _ in lines]))
-    grid = grid[(grid >= start) & (grid <= end)]
     return grid, np.mean([np.interp(np.log(grid), np.log(s), p) for s, p in lines], axis=0)
 
 
@@ -76,13 +76,13 @@ def draw(plan, dataset, acq):
     """Draw the curves of one acquisition to ``plan.curve(dataset, acq)``."""
     found, looks = collect(plan, dataset, acq), style.looks(plan.study)
     with rc_context(style.FONT):
-        figure = Figure((6.8, 3.7), layout="constrained")
+        figure = Figure((5.2, 3.9), layout="constrained")
         axes = figure.add_subplot()
         if not any(f["lines"] or f["level"] is not None for f in found.values()):
             axes.set_axis_off()
             why = "no PSNR without a reference" if not tables.has_truth(plan, dataset) else "no scores yet"
             axes.text(0.5, 0.5, f"{dataset} · {acq}: {why}", ha="center", va="center", fontsize=10, color=style.GREY)
-            figure.set_size_inches(6.8, 1.0)
+            figure.set_size_inches(5.2, 0.8)
         else:
             _plot(axes, plan.study, found, looks)
             volumes = {v for f in found.values() for v in f["lines"]}
@@ -103,8 +103,9 @@ def _plot(axes, study, found, looks):
         classical = registry.get("methods", study.arms[arm].method).get("CLASS") == "classical"
         if classical or not f["lines"]:
             if f["level"] is not None:
-                axes.axhline(f["level"], color=colour, linestyle=(0, (4, 2, 1, 2)), linewidth=1.3, zorder=1)
-                legend.append(Line2D([], [], color=colour, linestyle=(0, (4, 2, 1, 2)), linewidth=1.3, label=arm))
+                how = {"color": colour, "linestyle": (0, (4, 2, 1, 2)), "linewidth": 1.3}
+                axes.axhline(f["level"], zorder=1, **how)
+                legend.append(Line2D([], [], label=arm, **how))
                 values.append(f["level"])
             continue
         for steps, psnr in f["lines"].values():
@@ -112,68 +113,29 @@ def _plot(axes, study, found, looks):
         steps, psnr = mean(list(f["lines"].values()))
         axes.plot(steps, psnr, color=colour, linestyle=line, linewidth=1.8, zorder=3)
         values += list(psnr)
-        for rule, points in f["chosen"].items():
-            mark = rules.setdefault(rule, WATCHED[(len(rules) - ("" in rules)) % len(WATCHED)]) if rule else "o"
-            face = colour if not rule else "white"
-            axes.plot(
-                *zip(*points, strict=True),
-                mark,
-                color=colour,
-                markersize=2.6,
-                markerfacecolor=face,
-                markeredgewidth=0.5,
-                alpha=0.6,
-                zorder=4,
-            )
-            k = float(np.exp(np.mean([np.log(x) for x, _ in points])))
-            y = float(np.mean([p for _, p in points]))
-            axes.plot(
-                k,
-                y,
-                mark,
-                color=colour,
-                markersize=7.5,
-                markerfacecolor=face,
-                markeredgecolor="black" if not rule else colour,
-                markeredgewidth=1.0,
-                zorder=6 if rule else 5,
-            )
         legend.append(Line2D([], [], color=colour, linestyle=line, linewidth=1.8, label=arm))
-    legend.append(Line2D([], [], linestyle="", label=""))
+        for rule, points in f["chosen"].items():
+            mark = rules.setdefault(rule, WATCHED[len(rules) % len(WATCHED)]) if rule else "o"
+            how = {"color": colour, "marker": mark, "linestyle": "", "markerfacecolor": "white" if rule else colour}
+            ks, heights = zip(*points, strict=True)
+            axes.plot(ks, heights, markersize=2.6, markeredgewidth=0.5, alpha=0.6, zorder=4, **how)
+            edge, order = (colour, 6) if rule else ("black", 5)
+            middle = [float(np.exp(np.mean(np.log(ks))))], [float(np.mean(heights))]
+            axes.plot(*middle, markersize=7.5, markeredgecolor=edge, markeredgewidth=1.0, zorder=order, **how)
+    how = {"linestyle": "", "color": style.GREY, "markersize": 6.5}
     if any(f["chosen"].get("") for f in found.values()):
-        legend.append(
-            Line2D(
-                [],
-                [],
-                linestyle="",
-                marker="o",
-                color=style.GREY,
-                markeredgecolor="black",
-                markersize=6.5,
-                label="chosen by the stop rule",
-            )
-        )
+        legend.append(Line2D([], [], marker="o", markeredgecolor="black", label="chosen", **how))
     for rule, mark in rules.items():
-        legend.append(
-            Line2D(
-                [],
-                [],
-                linestyle="",
-                marker=mark,
-                color=style.GREY,
-                markerfacecolor="white",
-                markersize=6,
-                label=f"{rule} would choose",
-            )
-        )
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+        legend.append(Line2D([], [], marker=mark, markerfacecolor="white", label=f"{rule} would choose", **how))
     values = np.array([v for v in values if np.isfinite(v)])
     if values.size:
         low, high = max(values.min(), values.max() - 16), values.max()
         axes.set_ylim(low - 0.04 * (high - low + 1), high + 0.06 * (high - low + 1))
-    axes.set(xlabel="iteration (optimiser steps)", ylabel="PSNR (dB), mean over slices")
+    axes.set(xscale="log", xlabel="iteration (optimiser steps)", ylabel="PSNR (dB), mean over slices")
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(True, which="major", color="#DDDDDD", linewidth=0.5)
     axes.set_axisbelow(True)
-    axes.legend(handles=legend, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, handlelength=2.6)
+    axes.figure.legend(
+        handles=legend, loc="outside lower center", ncols=4, frameon=False, handlelength=2.4, columnspacing=1.4
+    )

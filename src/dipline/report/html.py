@@ -1,7 +1,7 @@
 """``report.html``: one self-contained page (pictures inside, no script, no network), built from whatever is on disk.
 
-Every name in it comes from files and study files of others: the template escapes all of them, and marks none as safe but the pictures'
-own base64 and the numbered references, which are escaped here first.
+Names and reasons come from the files of others: the template escapes all of them. Only the style sheet and the links to
+the references are marked as safe; the text around those links is escaped first.
 """
 
 import base64
@@ -80,12 +80,13 @@ def _dataset(plan, metrics, name):
     truth = tables.has_truth(plan, name)
     found = [_table(plan, metrics, name, m) for m in tables.shown_metrics(metrics, name, truth)]
     shown = [(acq, v) for d, acq, v in plan.shown() if d == name]
+    tested = ("psnr", "ssim") if truth else ("heldout_nmse",)
     return {
         "name": name, "truth": truth, "protocol": tables.protocol(plan, name),
         "main": [t for t in found if t["metric"] in MAIN], "further": [t for t in found if t["metric"] not in MAIN],
         "panels": [_picture(plan.panel(name, acq, v), f"{v}, {acq}") | {"first": v == shown[0][1]} for acq, v in shown],
         "curves": [_picture(plan.curve(name, acq), acq) for acq in plan.study.datasets[name].acquisitions],
-        "statistics": [s for m in (("psnr", "ssim") if truth else ("heldout_nmse",)) for s in _statistics(plan, metrics, name, m)],
+        "statistics": [s for m in tested for s in _statistics(plan, metrics, name, m)],
     }  # fmt: skip
 
 
@@ -95,7 +96,7 @@ def _table(plan, metrics, dataset, metric):
     found = {w: tables.summary(metrics, dataset, metric, w) for w in sides}
     acqs = list(next(iter(found.values())).columns.unique("acq"))
     top = {acq: tables.best(found[sides[0]], acq, metric) for acq in acqs}
-    looks = style.looks(plan.study)
+    looks, said_once = style.looks(plan.study), (tables.protocol(plan, dataset), tables.NOTE)
     rows = [
         (
             arm,
@@ -109,8 +110,9 @@ def _table(plan, metrics, dataset, metric):
         for arm in found[sides[0]].index
     ]
     return {
-        "metric": metric, "heading": style.metric(metric).heading, "better": style.metric(metric).better, "sides": sides, "acqs": acqs, "rows": rows,
-        "notes": [n for n in tables.notes(plan, metrics, dataset, metric) if n not in (tables.protocol(plan, dataset), tables.NOTE)],
+        "metric": metric, "heading": style.metric(metric).heading, "better": style.metric(metric).better,
+        "sides": sides, "acqs": acqs, "rows": rows,
+        "notes": [n for n in tables.notes(plan, metrics, dataset, metric) if n not in said_once],
     }  # fmt: skip
 
 

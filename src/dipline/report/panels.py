@@ -1,7 +1,7 @@
 """Pictures: the reference and every arm side by side, with the same region enlarged and error maps of one common scale.
 
-One figure for each (dataset, acquisition, volume) of ``plan.shown()``: the middle one of the chosen slices, the first seed. A cell
-whose image is missing says why. Without a reference the last row is the standard deviation over seeds.
+One figure for each (dataset, acquisition, volume) of ``plan.shown()``: the middle one of the chosen slices, the first
+seed. A cell whose image is missing says why. Without a reference the last row is the standard deviation over seeds.
 """
 
 import textwrap
@@ -20,7 +20,10 @@ from dipline.plan import Job
 from dipline.report import style, tables
 
 COLUMNS = 6
-WIDTH = 1.75  # inches of a column
+WIDTH, GAP = 1.75, 0.04  # inches: a column, the space between two
+TOP, HEAD, LINE = 0.30, 0.20, 0.19  # inches: the title, the names of arms, the scores
+YELLOW = "#FFD400"
+KEY = "absolute error,\none scale for all arms\n\nunder each image:\nPSNR / SSIM of this slice"
 CT_WINDOW = (-160.0, 240.0)  # HU; centre 40, width 400
 ERRORS = "inferno"
 
@@ -92,7 +95,7 @@ def window(image, modality):
 
 
 def region(image):
-    """(row, column, side) of the square with the most fine structure in the middle of an image; enlarged in every cell."""
+    """(row, column, side) of the square with the most fine structure in the middle of an image: what is enlarged."""
     h, w = image.shape
     side = max(4, round(min(h, w) * 0.28))
     detail = np.abs(ndimage.gaussian_laplace(image.astype(np.float64), 1.0))
@@ -103,101 +106,93 @@ def region(image):
     return int(corner[0]), int(corner[1]), side
 
 
-def _figure(cells, truth, full, modality, title):
-    shown = [c["view"] for c in cells if c["view"] is not None]
-    if not shown and truth is None:
-        figure = Figure((5, 1))
-        figure.text(0.5, 0.5, f"{title}: no image yet", ha="center", va="center")
-        return figure
-    like = truth if truth is not None else np.mean(shown, axis=0)
-    black, white = window(like, modality)
-    row, column, side = region(like)
-    unit, factor = ("HU", 1.0) if modality == "ct" else ("% of the brightest pixel", 100 / (full or white))
-    maps = [_map(c, truth, factor) for c in cells]
-    known = (
-        np.concatenate([m.ravel() for m in maps if m is not None]) if any(m is not None for m in maps) else np.zeros(1)
-    )
-    scale = Normalize(0, max(float(np.percentile(known, 99.5)), 1e-12))
-    rows = 3 if any(m is not None for m in maps) else 2
-    if truth is not None:
-        cells, maps = [{"arm": "reference", "view": truth, "reason": "", "below": ""}, *cells], [None, *maps]
-    across = min(len(cells), int(np.ceil(len(cells) / np.ceil(len(cells) / COLUMNS))))
-    groups = [range(i, min(i + across, len(cells))) for i in range(0, len(cells), across)]
-    tall = WIDTH * like.shape[0] / like.shape[1]
-    heights = [[tall, WIDTH, tall][:rows] for _ in groups]
-    gap, head, line, top, bar = 0.04, 0.20, 0.19, 0.30, 0.62  # inches
-    height = top + sum(sum(h) + head + line + rows * gap + 0.10 for h in heights)
-    figure = Figure((across * (WIDTH + gap) + (bar if rows == 3 else 0), height))
-    size = figure.get_size_inches()
-    figure.text(0, 1 - 0.02 / size[1], title, ha="left", va="top", fontsize=9.5, fontweight="bold")
+class Sheet:
+    """A figure that is filled in inches from the top left corner."""
 
-    def place(x, y, w, h):
-        axes = figure.add_axes((x / size[0], (size[1] - y - h) / size[1], w / size[0], h / size[1]))
+    def __init__(self, width, height):
+        self.figure = Figure((width, height))
+        self.width, self.height = width, height
+
+    def box(self, x, y, width, height):
+        axes = self.figure.add_axes(
+            (x / self.width, 1 - (y + height) / self.height, width / self.width, height / self.height)
+        )
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
         return axes
 
-    def word(x, y, text, **how):
-        figure.text(x / size[0], 1 - y / size[1], text, ha="center", va="baseline", fontsize=8, **how)
+    def image(self, x, y, width, height, pixels, **how):
+        axes = self.box(x, y, width, height)
+        axes.imshow(pixels, interpolation="nearest", aspect="auto", **how)
+        return axes
 
-    y = top
-    for group, high in zip(groups, heights, strict=True):
-        y += head
+    def words(self, x, y, text, ha="center", va="baseline", fontsize=8, **how):
+        self.figure.text(x / self.width, 1 - y / self.height, text, ha=ha, va=va, fontsize=fontsize, **how)
+
+
+def _figure(cells, truth, full, modality, title):
+    shown = [c["view"] for c in cells if c["view"] is not None]
+    if not shown and truth is None:
+        sheet = Sheet(5, 0.8)
+        sheet.words(2.5, 0.4, f"{title}: no image yet", va="center")
+        return sheet.figure
+    like = truth if truth is not None else np.mean(shown, axis=0)
+    black, white = window(like, modality)
+    unit, factor = ("HU", 1.0) if modality == "ct" else ("% of the brightest pixel", 100 / (full or white))
+    maps = [_map(c, truth, factor) for c in cells]
+    known = [float(np.percentile(m, 99.5)) for m in maps if m is not None]
+    scale = Normalize(
+        0, max(float(np.median(known)), 1e-12) if known else 1.0
+    )  # one ruined arm must not hide the others
+    if truth is not None:
+        cells, maps = [{"arm": "reference", "view": truth, "reason": "", "below": ""}, *cells], [None, *maps]
+    across = int(np.ceil(len(cells) / np.ceil(len(cells) / COLUMNS)))
+    groups = [range(i, min(i + across, len(cells))) for i in range(0, len(cells), across)]
+    mapped = [any(maps[i] is not None for i in group) for group in groups]
+    tall = WIDTH * like.shape[0] / like.shape[1]
+    line = LINE if any(c["below"] for c in cells) else GAP
+    height = TOP + sum(HEAD + tall + line + WIDTH + GAP + (tall + GAP) * m + 0.1 for m in mapped)
+    sheet = Sheet(across * (WIDTH + GAP) + (0.62 if known else 0), height)
+    sheet.words(0, 0.02, title, ha="left", va="top", fontsize=9.5, fontweight="bold")
+    square, grey = region(like), {"cmap": "gray", "vmin": black, "vmax": white}
+    y = TOP
+    for group, third in zip(groups, mapped, strict=True):
+        y += HEAD
+        bottom = y + tall + line + WIDTH + GAP
         for at, i in enumerate(group):
-            x, cell, below = at * (WIDTH + gap), cells[i], y
-            axes = place(x, below, WIDTH, high[0])
-            word(x + WIDTH / 2, below - 0.05, cell["arm"], fontweight="bold")
-            word(x + WIDTH / 2, below + high[0] + 0.14, cell["below"])
-            if cell["view"] is None:
-                axes.set_facecolor("#EFEFEF")
-                reason = textwrap.shorten(cell["reason"], 110, placeholder=" …")
-                axes.text(
-                    0.5,
-                    0.5,
-                    "no image\n\n" + textwrap.fill(reason, 24),
-                    ha="center",
-                    va="center",
-                    fontsize=6.5,
-                    color="#8A1C1C",
-                    transform=axes.transAxes,
+            x = at * (WIDTH + GAP)
+            _column(sheet, x, y, tall, line, cells[i], square, grey)
+            if maps[i] is not None:
+                sheet.image(x, bottom, WIDTH, tall, maps[i], cmap=ERRORS, norm=scale)
+            elif third and cells[i]["view"] is not None:
+                said = KEY if cells[i]["arm"] == "reference" else "one seed"
+                sheet.words(
+                    x + WIDTH / 2, bottom + tall / 2, said, va="center", fontsize=7.5, color=style.GREY, linespacing=1.4
                 )
-                continue
-            axes.imshow(cell["view"], cmap="gray", vmin=black, vmax=white, interpolation="nearest", aspect="auto")
-            axes.add_patch(
-                Rectangle((column - 0.5, row - 0.5), side, side, fill=False, edgecolor="#FFD400", linewidth=0.8)
-            )
-            below += high[0] + line
-            part = cell["view"][row : row + side, column : column + side]
-            axes = place(x, below, WIDTH, high[1])
-            axes.imshow(part, cmap="gray", vmin=black, vmax=white, interpolation="nearest", aspect="auto")
-            axes.spines[:].set(visible=True, color="#FFD400", linewidth=0.8)
-            below += high[1] + gap
-            if rows == 3 and maps[i] is not None:
-                place(x, below, WIDTH, high[2]).imshow(
-                    maps[i], cmap=ERRORS, norm=scale, interpolation="nearest", aspect="auto"
-                )
-            elif rows == 3 and cell["arm"] != "reference":
-                place(x, below, WIDTH, high[2]).text(
-                    0.5, 0.5, "one seed", ha="center", va="center", fontsize=7, color=style.GREY
-                )
-            elif rows == 3:
-                said = "absolute error,\none scale for all arms\n\nunder each image:\nPSNR / SSIM of this slice"
-                place(x, below, WIDTH, high[2]).text(
-                    0.5, 0.5, said, ha="center", va="center", fontsize=7.5, color=style.GREY, linespacing=1.4
-                )
-        if rows == 3:
-            axes = place(
-                len(group) * (WIDTH + gap) + 0.04,
-                y + high[0] + line + high[1] + gap + 0.05 * high[2],
-                0.09,
-                0.9 * high[2],
-            )
-            colours = figure.colorbar(ScalarMappable(scale, ERRORS), cax=axes, extend="max")
+        if third:
+            bar = sheet.box(len(group) * (WIDTH + GAP) + 0.04, bottom + 0.05 * tall, 0.09, 0.9 * tall)
+            colours = sheet.figure.colorbar(ScalarMappable(scale, ERRORS), cax=bar, extend="max")
             colours.set_label(f"{'absolute error' if truth is not None else 'std over seeds'}\n({unit})", fontsize=7)
             colours.ax.tick_params(labelsize=6.5, width=0.5)
             colours.outline.set_linewidth(0.5)
-        y += sum(high) + line + rows * gap + 0.10
-    return figure
+        y = bottom + (tall + GAP) * third + 0.1
+    return sheet.figure
+
+
+def _column(sheet, x, y, tall, line, cell, square, grey):
+    """Name, image, score and enlarged region of one cell, downwards from y."""
+    row, column, side = square
+    sheet.words(x + WIDTH / 2, y - 0.05, cell["arm"], fontweight="bold")
+    if cell["view"] is None:
+        sheet.box(x, y, WIDTH, tall).set_facecolor("#EFEFEF")
+        reason = textwrap.fill(textwrap.shorten(cell["reason"], 110, placeholder=" …"), 24)
+        sheet.words(x + WIDTH / 2, y + tall / 2, f"no image\n\n{reason}", va="center", fontsize=6.5, color="#8A1C1C")
+        return
+    frame = Rectangle((column - 0.5, row - 0.5), side, side, fill=False, edgecolor=YELLOW, linewidth=0.8)
+    sheet.image(x, y, WIDTH, tall, cell["view"], **grey).add_patch(frame)
+    sheet.words(x + WIDTH / 2, y + tall + 0.14, cell["below"])
+    part = cell["view"][row : row + side, column : column + side]
+    sheet.image(x, y + tall + line, WIDTH, WIDTH, part, **grey).spines[:].set(visible=True, color=YELLOW, linewidth=0.8)
 
 
 def _map(cell, truth, factor):

@@ -13,10 +13,10 @@ def study_provenance(plan):
     """Everything the files on disk say.
 
     Returns:
-        dict: ``jobs`` (one entry a job: job, seconds, memory_mb, iterations, device, host, checksums {slice: sha256}), ``versions``
-        {package: {version: files}}, one counter {value: files} for each of commit, dipline, python, host, device, threads, ``seeds``,
-        ``first`` and ``last`` (time of the oldest and newest result), ``seconds`` (all slices together), ``warnings``
-        {(dataset, volume, acq): [text]}.
+        dict: ``jobs`` (one entry a job: job, seconds, memory_mb, iterations, device, host, checksums {slice: sha256}),
+        ``versions`` {package: {version: files}}, one counter {value: files} for each of commit, dipline, python, host,
+        device, threads, ``seeds``, ``first`` and ``last`` (time of the oldest and newest result), ``seconds`` (all
+        slices together), ``warnings`` {(dataset, volume, acq): [text]}.
     """
     out = {"jobs": [], "versions": {}, "warnings": {}, "seconds": 0.0, "seeds": sorted({job.seed for job in plan.jobs})}
     out |= {key: Counter() for key in KEPT}

@@ -18,7 +18,8 @@ from dipline.report import style
 
 LEAST = 6  # patients
 COLUMNS = [
-    "dataset", "acq", "metric", "which", "arm_a", "arm_b", "patients", "median_difference", "smallest_difference", "largest_difference",
+    "dataset", "acq", "metric", "which", "arm_a", "arm_b", "patients",
+    "median_difference", "smallest_difference", "largest_difference",
     "rank_biserial", "p", "p_holm", "better", "note",
 ]  # fmt: skip
 

@@ -1,8 +1,8 @@
 """From the scores of all jobs to ``metrics.csv``, ``failures.csv``, ``statistics.csv`` and ``tables/``.
 
-A table has one row an arm and one column an acquisition, mean ± standard deviation over patients [spread over seeds]. The unit is
-the patient: the volume's value, then the mean over seeds. The spread over seeds is the mean over patients of the standard deviation
-over seeds. What an arm hands over (stopped) and the oracle (peak) are columns of their own.
+A table has one row an arm and one column an acquisition: mean ± standard deviation over patients [spread over seeds].
+The unit is the patient: the volume's value, then the mean over seeds. The spread over seeds is the mean over patients
+of the standard deviation over seeds. What an arm hands over (stopped) and the oracle (peak) are columns of their own.
 """
 
 import csv
@@ -179,7 +179,7 @@ def _slices(file):
 
 
 def summary(metrics, dataset, metric, which):
-    """arms x (acquisition, quantity); quantities: ``mean`` and ``std`` over patients, ``seed_std`` over seeds, ``n`` patients."""
+    """arms x (acquisition, quantity): ``mean``, ``std`` over patients, ``seed_std`` over seeds, ``n`` patients."""
     rows = metrics[
         (metrics["dataset"] == dataset)
         & (metrics["metric"] == metric)
@@ -242,13 +242,8 @@ def cell(row, metric):
 
 def notes(plan, metrics, dataset, metric):
     """What a reader must know of a table, as sentences."""
-    _d, said = plan.study.datasets[dataset], []
-    counts = (
-        summary(metrics, dataset, metric, sides(metrics, dataset, metric)[0])
-        .xs("n", axis=1, level="quantity")
-        .fillna(0)
-        .astype(int)
-    )
+    table, said = summary(metrics, dataset, metric, sides(metrics, dataset, metric)[0]), []
+    counts = table.xs("n", axis=1, level="quantity").fillna(0).astype(int)
     most = int(counts.to_numpy().max()) if counts.size else 0
     said.append(f"n = {style.count(most, 'patient')} (one volume each).")
     fewer = [f"{arm} at {acq}: {n}" for arm in counts.index for acq, n in counts.loc[arm].items() if n < most]
@@ -333,7 +328,7 @@ def _csv(path, table):
 def _long(tables):
     """A table's numbers, unrounded: arm, acq, which, mean, std, seed_std, n."""
     rows = [
-        (arm, acq, which, *(table.loc[arm, (acq, q)] for q in ("mean", "std", "seed_std")), int(np.nan_to_num(table.loc[arm, (acq, "n")])))
+        (arm, acq, which, *table.loc[arm, acq][["mean", "std", "seed_std"]], int(table.fillna(0).loc[arm, (acq, "n")]))
         for which, table in tables.items() for arm in table.index for acq in table.columns.unique("acq")
     ]  # fmt: skip
     return pd.DataFrame(rows, columns=["arm", "acq", "which", "mean", "std", "seed_std", "n"])
@@ -375,8 +370,9 @@ def md(text):
 
 
 TEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}", "±": r"$\pm$", "−": r"$-$", "–": "--", "×": r"$\times$", "‖": r"$\|$", "<": r"\textless{}", ">": r"\textgreater{}",
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "−": r"$-$", "–": "--", "×": r"$\times$", 
+    "‖": r"$\|$",     "<": r"\textless{}", ">": r"\textgreater{}",
 }  # fmt: skip
 
 
@@ -390,7 +386,8 @@ def latex(tables, dataset, metric, said):
     columns, rows = grid(tables, metric)
     acqs, width = list(dict.fromkeys(a for a, _ in columns)), len(tables)
     lines = [
-        "% needs \\usepackage{booktabs}", "\\begin{table}", "  \\centering", "  \\footnotesize", "  \\setlength{\\tabcolsep}{4pt}",
+        "% needs \\usepackage{booktabs}", "\\begin{table}", "  \\centering", "  \\footnotesize",
+        "  \\setlength{\\tabcolsep}{4pt}",
         f"  \\caption{{{tex(dataset)}: {tex(style.metric(metric).heading)}. {tex(' '.join(said))}}}",
         f"  \\label{{tab:{''.join(c if c.isalnum() else '-' for c in f'{dataset}-{metric}')}}}",
         f"  \\begin{{tabular}}{{l{'r' * len(columns)}}}", "    \\toprule",

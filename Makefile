@@ -1,0 +1,36 @@
+# make demo    installs, runs the demo study, ends with the path of its report
+# make test    installs, runs the tests
+# make setup   the installation alone          make real   the real scans in ../shared/data
+VENV := .venv
+BIN := $(VENV)/bin
+CORES ?= 2
+SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) --quiet rules
+
+.PHONY: setup demo test real lint clean
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: envs/requirements.txt pyproject.toml
+	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "dipline needs Python 3.11 or newer (found: $$(python3 --version))"; exit 1; }
+	@python3 -c 'import ensurepip, venv' 2> /dev/null || { echo "Python's venv is missing: apt install python3-venv"; exit 1; }
+	python3 -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r envs/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: setup
+	$(SNAKEMAKE) --configfile config/demo.yaml
+	@echo "the report: results/demo/report.html"
+
+test: setup
+	$(BIN)/python -m pytest -n $(CORES) --dist loadgroup
+
+real: setup
+	$(BIN)/python tests/benchmarks/real_mri.py
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/snakefmt --check Snakefile workflow
+
+clean:
+	rm -rf results logs .snakemake
