@@ -40,8 +40,8 @@ def test_finite_falling_deterministic(problem, method):
     first, second = fit(problem, arm), fit(problem, arm)
     assert (first.image == second.image).all(), "two runs, same bits"
     losses = [loss for _, loss in first.losses]
-    # some objectives move with their input (aSeqDIP, Self-Guided): over the whole run all must fall
-    assert losses[-1] <= losses[0] and abs(first.image).max() > 0.1
+    # over the whole run all must fall; of a classical solver we see the data term alone, which regularisation may raise a little
+    assert losses[-1] <= (1.02 if registry.get("methods", method).get("CLASS") == "classical" else 1.0) * losses[0] and abs(first.image).max() > 0.1
     assert first.iterations == arm["iterations"] or registry.get("methods", method).get("ITERATIONS") == 1
 
 
@@ -53,10 +53,10 @@ def test_another_seed_another_image(problem, method):
 
 @pytest.mark.parametrize("method", [m for m in METHODS if registry.get("methods", m).get("RANDOM", True)])
 def test_beats_zero_filled(problem, method):
-    """A sanity bound, not a claim: 250 steps of a small network on discs."""
+    """A sanity bound, not a claim: 400 steps of a small network on discs."""
     A, y, truth = problem
-    lr = {"lr": 5e-3} | ({"input": "zero_filled", "z_lr": 0.01} if method == "self_guided" else {}) | ({"input": "zero_filled"} if method == "vanilla" else {})
-    result = fit(problem, small_arm(method, 250, params=lr))
+    lr = {"lr": 5e-3} | ({"inner": 20, "lam": 0.1} if method == "aseq" else {}) | ({"input": "zero_filled", "z_lr": 0.01} if method == "self_guided" else {}) | ({"input": "zero_filled"} if method == "vanilla" else {})
+    result = fit(problem, small_arm(method, 400, params=lr))
     error = lambda x: float((A.view(x) - torch.from_numpy(truth)).norm())  # noqa: E731
     assert error(torch.from_numpy(result.image)) < 0.8 * error(A.init(y))
 

@@ -64,7 +64,7 @@ def main(argv=None):
     except StudyError as error:
         sys.exit("\n".join([*error.problems, f"{len(error.problems)} problem(s); nothing was started"]))
     except Corrupt as error:
-        sys.exit(str(error))
+        sys.exit(f"{str(error).split(': ')[0]}: no such file; correct the name" if isinstance(error.__cause__, FileNotFoundError) else str(error))
     except FileNotFoundError as error:
         sys.exit(f"{error.filename}: no such file; correct the name")
     except BrokenPipeError:
@@ -193,7 +193,12 @@ def _root(study):
     """The results folder of a study, given by its file or by the folder."""
     from dipline import study as s
 
-    root = Path(study) if Path(study).is_dir() else Path("results") / str(s.read(study).get("study"))
+    root = Path(study)
+    if not root.is_dir():
+        name = s.read(study).get("study")
+        if not isinstance(name, str):
+            raise s.StudyError([f"{study}: study: missing; write one, e.g. study: knee4x"])
+        root = Path("results") / name
     if not (root / "study.resolved.yaml").is_file():
         raise s.StudyError([f"{study}: no results in {root}; run snakemake first, in the folder that holds results/"])
     return root

@@ -4,10 +4,10 @@ import json
 from collections import Counter
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from dipline import registry, store
+from dipline.study import StudyError
 
 MASKS = {
     "random": "every line kept independently, fastMRI's knee challenges", "equispaced": "every R-th line, with the centre on top",
@@ -62,9 +62,9 @@ def _again(plan, blocks):
             measured[scan] = _measured_otherwise(plan, *scan)
         changed += ["measurement"] if measured[scan] else []
         state["changed" if changed else "failed" if found["status"] == "failed" else "done"] += 1
-        why.update([f"{job.arm}: {', '.join(changed)}"] if changed else [])
-    lines = ["to compute: " + ", ".join(f"{n} {what}" for what, n in state.items())] if state else []
-    lines += [f"  again because of {reason}: {n}" for reason, n in why.items()]
+        why.update([f"{job.arm} (changed: {', '.join(changed)})"] if changed else [])
+    lines = ["to compute: " + ", ".join(f"{state[what]} {what}" for what in ("new", "changed", "unreadable", "failed", "done") if state[what])]
+    lines += [f"  again: {n} of {reason}" for reason, n in why.items()]
     if state["failed"]:
         lines.append("  failed results stay as they are; `dipline retry` removes them, and the next run makes them again")
     planned = {recon for _, recon in blocks}
@@ -96,11 +96,16 @@ def listing(kind):
 
 def of_file(path):
     """Attributes, arrays and provenance of one of our files."""
-    lines = [str(path)]
     if not Path(path).is_file():
         raise store.Corrupt(f"{path}: no such file; name a measurement, reconstruction or reference file")
-    if not h5py.is_hdf5(path):
-        raise store.Corrupt(f"{path}: no HDF5 file, or one that broke off; a result is made anew by Snakemake once it is deleted, a scan must be copied again")
+    try:
+        return "\n".join(_of_file(path))
+    except store.Corrupt:
+        raise store.Corrupt(f"{path}: no HDF5 file, or half of one; a result that is deleted is made anew by Snakemake, a scan must be copied again") from None
+
+
+def _of_file(path):
+    lines = [str(path)]
     with store.opened(path) as f:
         provenance = {}
         for key, value in store.decoded(f).items():
@@ -117,11 +122,18 @@ def of_file(path):
 
         f.visititems(visit)
     lines += ["  provenance", *(f"    {k}: {json.dumps(v) if isinstance(v, dict) else v}" for k, v in provenance.items())]
-    return "\n".join(lines)
+    return lines
 
 
 def remove_failed(plan, dataset=None, volume=None, acq=None, arm=None):
     """Delete failed measurements, reconstructions and scores that match; the list of what was deleted."""
+    known = zip(("dataset", "volume", "acq", "arm"), zip(*plan.jobs, strict=True), strict=False)
+    problems = [
+        f'no {kind} "{name}" in this study{registry.nearest(name, set(names))}'
+        for (kind, names), name in zip(known, (dataset, volume, acq, arm), strict=True) if name is not None and name not in names
+    ]  # fmt: skip
+    if problems:
+        raise StudyError(problems)
     removed = []
     for job in plan.jobs:
         wanted = ((dataset, job.dataset), (volume, job.volume), (acq, job.acq), (arm, job.arm))
