@@ -1,4 +1,4 @@
-"""The command line: each verb by hand, what check, show, list and retry say, and that nobody sees a stack trace for a typing error."""
+"""The command line: each verb by hand, what check, show, list and retry say; no stack trace for a typing error."""
 
 import json
 import re
@@ -27,15 +27,32 @@ datasets:
 arms:
   zero_filled: {method: zero_filled}
   tv: {method: tv, iterations: 5}
-  dip: {method: vanilla, iterations: 5, network: {skip: {widths: [4], skip_widths: [2]}}, params: {lr: 0.01, input: zero_filled}}
+  dip:
+    method: vanilla
+    iterations: 5
+    network: {skip: {widths: [4], skip_widths: [2]}}
+    params: {lr: 0.01, input: zero_filled}
 seeds: [0, 1]
 device: cpu
 snapshots: 3
 """
 VERBS = [
-    "check", "list", "show", "retry", "report", "simulate", "reference", "measure", "reconstruct", "score", "tables", "panels", "curves", "volumes",
+    "check",
+    "list",
+    "show",
+    "retry",
+    "report",
+    "simulate",
+    "reference",
+    "measure",
+    "reconstruct",
+    "score",
+    "tables",
+    "panels",
+    "curves",
+    "volumes",
     "schema",
-]  # fmt: skip
+]
 
 
 def run(*arguments):
@@ -69,15 +86,64 @@ def finished(tmp_path_factory):
             (scan,) = plan.scans("brain", volume)
             run("simulate", "--out", scan, "--spec", plan.simulate_spec("brain"))
             common = ["--volume", volume, "--slices", plan.slices("brain", volume)]
-            run("reference", scan, "--out", plan.reference("brain", volume), *common, "--spec", plan.reference_spec("brain"))
-            run("measure", scan, "--out", plan.measurement("brain", volume, "R2"), "--heldout", plan.heldout("brain", volume, "R2"), *common,
-                "--dataset", "brain", "--acq", "R2", "--spec", plan.measure_spec("brain", "R2"))  # fmt: skip
+            run(
+                "reference",
+                scan,
+                "--out",
+                plan.reference("brain", volume),
+                *common,
+                "--spec",
+                plan.reference_spec("brain"),
+            )
+            run(
+                "measure",
+                scan,
+                "--out",
+                plan.measurement("brain", volume, "R2"),
+                "--heldout",
+                plan.heldout("brain", volume, "R2"),
+                *common,
+                "--dataset",
+                "brain",
+                "--acq",
+                "R2",
+                "--spec",
+                plan.measure_spec("brain", "R2"),
+            )
         for job in plan.jobs:
             measurement = plan.measurement(*job[:3])
-            for block, out, shots in zip(plan.blocks("brain", job.volume, job.arm), plan.recons(job), plan.recons(job, ".snapshots.h5"), strict=True):
-                run("reconstruct", measurement, "--out", out, "--snapshots", shots, "--slices", plan.block_slices(job, block), "--seed", job.seed,
-                    "--state", f"results/tiny/.state/{job.arm}/{block}", "--spec", plan.reconstruct_spec(*job[:1], *job[2:4]))  # fmt: skip
-            run("score", *plan.recons(job), "--reference", plan.reference("brain", job.volume), "--measurement", measurement, "--out", plan.score(job))
+            for block, out, shots in zip(
+                plan.blocks("brain", job.volume, job.arm),
+                plan.recons(job),
+                plan.recons(job, ".snapshots.h5"),
+                strict=True,
+            ):
+                run(
+                    "reconstruct",
+                    measurement,
+                    "--out",
+                    out,
+                    "--snapshots",
+                    shots,
+                    "--slices",
+                    plan.block_slices(job, block),
+                    "--seed",
+                    job.seed,
+                    "--state",
+                    f"results/tiny/.state/{job.arm}/{block}",
+                    "--spec",
+                    plan.reconstruct_spec(*job[:1], *job[2:4]),
+                )
+            run(
+                "score",
+                *plan.recons(job),
+                "--reference",
+                plan.reference("brain", job.volume),
+                "--measurement",
+                measurement,
+                "--out",
+                plan.score(job),
+            )
         store.write_text(plan.root / "study.resolved.yaml", plan.resolved_yaml())
     for number, handler in handlers.items():
         signal.signal(number, handler)
@@ -115,7 +181,8 @@ def imported(*arguments):
     """(heavy modules that a command imports, its output)"""
     code = (
         "import sys\nfrom dipline import cli\n"
-        f"try:\n    cli.main({list(arguments)!r})\nexcept SystemExit as end:\n    print(end.code if isinstance(end.code, str) else '')\n"
+        f"try:\n    cli.main({list(arguments)!r})\n"
+        "except SystemExit as end:\n    print(end.code if isinstance(end.code, str) else '')\n"
         "print('IMPORTED', *sorted({m.split('.')[0] for m in sys.modules}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -123,7 +190,10 @@ def imported(*arguments):
     return set(modules.split()), out
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["check", "study.yaml"], ["list", "methods"], ["show", "results/tiny/reference/brain/patient_003.h5"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["check", "study.yaml"], ["list", "methods"], ["show", "results/tiny/reference/brain/patient_003.h5"]],
+)
 def test_light_verbs_import_nothing_heavy(here, arguments):
     modules, out = imported(*arguments)
     assert "dipline" in modules and out.strip()
@@ -185,9 +255,30 @@ def test_verbs_by_hand(here, tmp_path, handlers, capsys):
     scan = "results/tiny/scans/brain/patient_003.h5"
     m, r, truth, s = (tmp_path / n for n in ("m.h5", "r.h5", "truth.h5", "score.json"))
     run("reference", scan, "--out", truth, "--volume", "patient_003", "--slices", "0-1")
-    run("measure", scan, "--out", m, "--volume", "patient_003", "--slices", "0,1", "--acquisition",
-        "mask: equispaced, acceleration: 2, center_fraction: 0.4, holdout: 0.1")  # fmt: skip
-    run("reconstruct", m, "--out", r, "--slices", "1", "--seed", "3", "--arm", "method: vanilla, iterations: 5, network: {skip: {widths: [4], skip_widths: [2]}}")
+    run(
+        "measure",
+        scan,
+        "--out",
+        m,
+        "--volume",
+        "patient_003",
+        "--slices",
+        "0,1",
+        "--acquisition",
+        "mask: equispaced, acceleration: 2, center_fraction: 0.4, holdout: 0.1",
+    )
+    run(
+        "reconstruct",
+        m,
+        "--out",
+        r,
+        "--slices",
+        "1",
+        "--seed",
+        "3",
+        "--arm",
+        "method: vanilla, iterations: 5, network: {skip: {widths: [4], skip_widths: [2]}}",
+    )
     out = capsys.readouterr().out
     assert "slice 1: vanilla, seed 3, on cpu" in out
     run("score", r, "--reference", truth, "--measurement", m, "--out", s)
@@ -201,7 +292,16 @@ def test_verbs_by_hand(here, tmp_path, handlers, capsys):
 
 
 def test_arm_by_its_name_alone(here, tmp_path, handlers):
-    run("reconstruct", "results/tiny/measurement/brain/patient_003/R2.h5", "--out", tmp_path / "r.h5", "--slices", "0", "--arm", "tv")
+    run(
+        "reconstruct",
+        "results/tiny/measurement/brain/patient_003/R2.h5",
+        "--out",
+        tmp_path / "r.h5",
+        "--slices",
+        "0",
+        "--arm",
+        "tv",
+    )
     head, content = store.read(tmp_path / "r.h5")
     assert head["provenance"]["spec"]["arm"]["iterations"] == registry.get("methods", "tv").get("ITERATIONS")
     assert np.isfinite(content[0]["image"]).all()
@@ -221,7 +321,16 @@ def test_vanilla_is_the_default_arm(here, tmp_path, monkeypatch):
 
 
 def test_prospective_scan_is_measured_as_it_is(here, tmp_path):
-    run("measure", "results/tiny/scans/brain/patient_003.h5", "--out", tmp_path / "m.h5", "--volume", "v", "--slices", "0")
+    run(
+        "measure",
+        "results/tiny/scans/brain/patient_003.h5",
+        "--out",
+        tmp_path / "m.h5",
+        "--volume",
+        "v",
+        "--slices",
+        "0",
+    )
     head, content = store.read(tmp_path / "m.h5")
     assert head["status"] == "done" and head["mask"] == "as_measured" and head["acceleration_achieved"] == 1
 
@@ -257,7 +366,10 @@ def test_check_after_the_run(here, capsys):
         ("arms: {dip: {params: {lr: 0.02}}}", ["to compute: 8 changed, 8 done", "again: 8 of dip (changed: arm)"]),
         ("arms: {new: {method: sense}}", ["to compute: 4 new, 16 done"]),
         ("seeds: [0, 2]", ["to compute: 4 new, 12 done", "4 finished result(s) belong to other"]),
-        ("datasets: {brain: {acquisitions: {R2: {noise_snr: 15}}}}", ["to compute: 16 changed", "again: 4 of tv (changed: measurement)"]),
+        (
+            "datasets: {brain: {acquisitions: {R2: {noise_snr: 15}}}}",
+            ["to compute: 16 changed", "again: 4 of tv (changed: measurement)"],
+        ),
         ("datasets: {brain: {slices: [1]}}", ["to compute: 8 changed", "8 finished result(s) belong to other"]),
         ("threads: 2", ["to compute: 16 changed", "again: 8 of dip (changed: threads, measurement)"]),
     ],
@@ -287,11 +399,15 @@ def test_check_names_scans_that_are_left_out(tmp_path, monkeypatch, capsys):
 
 def test_check_says_everything_and_no_trace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    message = refused("check", changed("{seedz: [1], arms: {dip: {params: {lrr: 1}, method: vanila}, tv: {params: {lam: -1}}}}"))
+    message = refused(
+        "check", changed("{seedz: [1], arms: {dip: {params: {lrr: 1}, method: vanila}, tv: {params: {lam: -1}}}}")
+    )
     starts = [
-        'changed.yaml: seedz: unknown; did you mean "seeds"?', 'changed.yaml: arms.dip.method: no such plug-in among methods: "vanila"',
-        "changed.yaml: arms.tv.params.lam: found -1, allowed: 0 or more", "3 problem(s); nothing was started",
-    ]  # fmt: skip
+        'changed.yaml: seedz: unknown; did you mean "seeds"?',
+        'changed.yaml: arms.dip.method: no such plug-in among methods: "vanila"',
+        "changed.yaml: arms.tv.params.lam: found -1, allowed: 0 or more",
+        "3 problem(s); nothing was started",
+    ]
     assert [line.startswith(start) for line, start in zip(message.splitlines(), starts, strict=True)] == [True] * 4
     done = subprocess.run([sys.executable, "-m", "dipline", "check", "changed.yaml"], capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.strip() == message and not done.stdout
@@ -303,22 +419,37 @@ def test_check_says_everything_and_no_trace(tmp_path, monkeypatch):
 
 def test_show_measurement(here, capsys):
     out = said(capsys, "show", "results/tiny/measurement/brain/patient_003/R2.h5")
-    for part in ("kind: measurement", "volume: patient_003", "status: done", "acceleration_achieved:", "slices/000/kspace: complex64 (4, 32, 32)"):
+    for part in (
+        "kind: measurement",
+        "volume: patient_003",
+        "status: done",
+        "acceleration_achieved:",
+        "slices/000/kspace: complex64 (4, 32, 32)",
+    ):
         assert part in out
     assert "slices/000/maps: complex64" in out and "shared/mask: bool" in out
-    assert re.search(r'provenance\n    verb: measure\n    command: .*', out) and '"acceleration": 2' in out
+    assert re.search(r"provenance\n    verb: measure\n    command: .*", out) and '"acceleration": 2' in out
 
 
 def test_show_reconstruction(here, capsys):
     out = said(capsys, "show", "results/tiny/recon/brain/patient_003/R2/dip/seed1/s001.h5")
-    for part in ("kind: recon", "seed: 1", "status: done", "slices/001/image: complex64 (1, 32, 32)", "slices/001.iterations: 5", "device: cpu"):
+    for part in (
+        "kind: recon",
+        "seed: 1",
+        "status: done",
+        "slices/001/image: complex64 (1, 32, 32)",
+        "slices/001.iterations: 5",
+        "device: cpu",
+    ):
         assert part in out
     assert '"method": "vanilla"' in out and re.search(r"inputs: .*R2.h5", out)
 
 
 def test_show_reference_and_snapshots(here, capsys):
     assert "kind: reference" in said(capsys, "show", "results/tiny/reference/brain/patient_003.h5")
-    assert "slices/001/views: float16" in said(capsys, "show", "results/tiny/recon/brain/patient_003/R2/dip/seed1/s001.snapshots.h5")
+    assert "slices/001/views: float16" in said(
+        capsys, "show", "results/tiny/recon/brain/patient_003/R2/dip/seed1/s001.snapshots.h5"
+    )
 
 
 # ---------------------------------------------------------------- retry
@@ -347,7 +478,10 @@ def test_retry_removes_failed_results_alone(copied, capsys):
     assert said(capsys, "retry", "study.yaml", "--volume", "patient_004", "--arm", "dip") == "nothing failed here\n"
     assert said(capsys, "retry", "study.yaml", "--arm", "dip") == "2 failed result(s) removed; run snakemake again\n"
     assert before - {p for p in Path("results").rglob("*") if p.is_file()} == {Path(recon), Path(score)}
-    assert said(capsys, "retry", "results/tiny", "--dataset", "brain", "--acq", "R2") == "1 failed result(s) removed; run snakemake again\n"
+    assert (
+        said(capsys, "retry", "results/tiny", "--dataset", "brain", "--acq", "R2")
+        == "1 failed result(s) removed; run snakemake again\n"
+    )
     assert not Path(other).exists()
     assert "to compute: 2 new, 14 done" in said(capsys, "check", "study.yaml")
 
@@ -361,7 +495,10 @@ def test_retry_removes_half_files(copied, capsys):
 
 
 def test_retry_of_a_name_that_is_not_in_the_study(here):
-    assert refused("retry", "study.yaml", "--arm", "dipp") == 'no arm "dipp" in this study; did you mean "dip"?\n1 problem(s); nothing was started'
+    assert (
+        refused("retry", "study.yaml", "--arm", "dipp")
+        == 'no arm "dipp" in this study; did you mean "dip"?\n1 problem(s); nothing was started'
+    )
 
 
 # ---------------------------------------------------------------- one-line messages
@@ -374,20 +511,41 @@ RECON = "results/tiny/recon/brain/patient_003/R2/tv/seed0/s000.h5"
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["check", "no.yaml"], "no.yaml: no such file; copy config/config.yaml and change it\n1 problem(s); nothing was started"),
+        (
+            ["check", "no.yaml"],
+            "no.yaml: no such file; copy config/config.yaml and change it\n1 problem(s); nothing was started",
+        ),
         (["show", "no.h5"], "no.h5: no such file; name a measurement, reconstruction or reference file"),
         (["show", "study.yaml"], "study.yaml: no HDF5 file, or half of one; …"),
         (["reconstruct", "no.h5", "--out", "r.h5", "--slices", "0"], "no.h5: no such file; correct the name"),
-        (["reconstruct", MEASUREMENT, "--out", "r.h5", "--slices", "0", "--arm", "vanila"], 'arm: no such plug-in among methods: "vanila"; …'),
-        (["reconstruct", MEASUREMENT, "--out", "r.h5", "--slices", "0", "--arm", "method: tv, params: {lam: -1}"], "arm: params.lam: found -1, …"),
-        (["reconstruct", MEASUREMENT, "--out", "r.h5", "--slices", "0", "--arm", "method: [tv"], "found 'method: [tv', allowed: 'key: value, …"),
-        (["measure", "s.h5", "--out", "m.h5", "--volume", "v", "--slices", "0", "--acquisition", "mask: randm"], "acquisition: mask: found 'randm', …"),
-        (["measure", "s.h5", "--out", "m.h5", "--volume", "v", "--slices", "0", "--acquisition", "mask: random"], "acquisition: acceleration: missing; …"),
-        (["score", "no.h5", "--reference", "t.h5", "--measurement", "m.h5", "--out", "s.json"], "no.h5: no such file; correct the name"),
+        (
+            ["reconstruct", MEASUREMENT, "--out", "r.h5", "--slices", "0", "--arm", "vanila"],
+            'arm: no such plug-in among methods: "vanila"; …',
+        ),
+        (
+            ["reconstruct", MEASUREMENT, "--out", "r.h5", "--slices", "0", "--arm", "method: tv, params: {lam: -1}"],
+            "arm: params.lam: found -1, …",
+        ),
+        (
+            ["reconstruct", MEASUREMENT, "--out", "r.h5", "--slices", "0", "--arm", "method: [tv"],
+            "found 'method: [tv', allowed: 'key: value, …",
+        ),
+        (
+            ["measure", "s.h5", "--out", "m.h5", "--volume", "v", "--slices", "0", "--acquisition", "mask: randm"],
+            "acquisition: mask: found 'randm', …",
+        ),
+        (
+            ["measure", "s.h5", "--out", "m.h5", "--volume", "v", "--slices", "0", "--acquisition", "mask: random"],
+            "acquisition: acceleration: missing; …",
+        ),
+        (
+            ["score", "no.h5", "--reference", "t.h5", "--measurement", "m.h5", "--out", "s.json"],
+            "no.h5: no such file; correct the name",
+        ),
         (["report", "no.yaml"], "no.yaml: no such file; …"),
         (["tables", "results"], "results: no results in results; run snakemake first, …"),
     ],
-)  # fmt: skip
+)
 def test_errors_are_one_line(here, arguments, message, handlers):
     found = refused(*arguments)
     assert found.startswith(message.removesuffix("…")) if message.endswith("…") else found == message
@@ -405,7 +563,7 @@ def test_report_of_a_study_that_was_not_run(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("content", [b"no HDF5 at all", None], ids=["text", "half"])
 def test_corrupt_result_says_what_to_do(copied, content, handlers):
-    """A node that dies while copying leaves half a file: the message says to delete it, there is no stack trace, and the status is not 0."""
+    """A node that dies while copying leaves half a file. The message says to delete it, and the status is not 0."""
     for file in (MEASUREMENT, RECON):
         whole = Path(file).read_bytes()
         Path(file).write_bytes(content or whole[: len(whole) // 2])
@@ -413,7 +571,14 @@ def test_corrupt_result_says_what_to_do(copied, content, handlers):
         f"{MEASUREMENT}: cannot be read .*; delete the file and run Snakemake again, it will be made anew",
         refused("reconstruct", MEASUREMENT, "--out", "r.h5", "--slices", "0", "--arm", "tv"),
     )
-    scored = ["--reference", "results/tiny/reference/brain/patient_003.h5", "--measurement", MEASUREMENT, "--out", "s.json"]
+    scored = [
+        "--reference",
+        "results/tiny/reference/brain/patient_003.h5",
+        "--measurement",
+        MEASUREMENT,
+        "--out",
+        "s.json",
+    ]
     assert f"{RECON}: cannot be read" in refused("score", RECON, *scored)
     assert "no HDF5 file, or half of one" in refused("show", RECON)
     assert not Path("r.h5").exists() and not Path("s.json").exists()
@@ -423,7 +588,10 @@ def test_corrupt_result_says_what_to_do(copied, content, handlers):
 def test_slices_that_are_none(slices, capsys):
     with pytest.raises(SystemExit) as end:
         run("reconstruct", "m.h5", "--out", "r.h5", f"--slices={slices}")
-    assert end.value.code == 2 and f"found {slices!r}, allowed: numbers of slices, e.g. 4,5,9 or 3-7" in capsys.readouterr().err
+    assert (
+        end.value.code == 2
+        and f"found {slices!r}, allowed: numbers of slices, e.g. 4,5,9 or 3-7" in capsys.readouterr().err
+    )
 
 
 def test_slices_as_a_person_writes_them():
@@ -432,7 +600,18 @@ def test_slices_as_a_person_writes_them():
 
 def test_a_scan_that_is_not_there_is_a_failed_result(here, tmp_path):
     """A volume that vanished is data, not an accident: status 0, and the file says why."""
-    run("measure", tmp_path / "gone.h5", "--out", tmp_path / "m.h5", "--volume", "gone", "--slices", "0", "--acquisition", "mask: full")
+    run(
+        "measure",
+        tmp_path / "gone.h5",
+        "--out",
+        tmp_path / "m.h5",
+        "--volume",
+        "gone",
+        "--slices",
+        "0",
+        "--acquisition",
+        "mask: full",
+    )
     head, _ = store.read(tmp_path / "m.h5")
     assert head["status"] == "failed" and "gone.h5" in head["reason"]
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from dipline import index as indexing
-from dipline import registry, store
 from dipline import plan as planning
+from dipline import registry, store
 from dipline import study as studies
 from dipline.plan import Job, Plan
 from dipline.readers import fastmri
@@ -122,7 +122,8 @@ def test_embedded_patients_are_listed_without_a_scan(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "wanted, found", [("all", ["a", "b", "c"]), (["c", "a"], ["c", "a"]), ({"first": 2}, ["a", "b"]), ({"first": 9}, ["a", "b", "c"])]
+    "wanted, found",
+    [("all", ["a", "b", "c"]), (["c", "a"], ["c", "a"]), ({"first": 2}, ["a", "b"]), ({"first": 9}, ["a", "b", "c"])],
 )
 def test_volumes(folder, wanted, found):
     assert volumes(Plan.load(config(folder, volumes=wanted))) == found
@@ -138,8 +139,9 @@ def test_missing_volumes_are_named_all_at_once(folder):
     with pytest.raises(StudyError) as error:
         Plan.load(config(folder, volumes=["a", "patient_on", "zz"]))
     assert error.value.problems == [
-        f'datasets.d.volumes: no volume "patient_on" in {folder}; did you mean "patient_one"?', f'datasets.d.volumes: no volume "zz" in {folder}',
-    ]  # fmt: skip
+        f'datasets.d.volumes: no volume "patient_on" in {folder}; did you mean "patient_one"?',
+        f'datasets.d.volumes: no volume "zz" in {folder}',
+    ]
 
 
 def test_a_volume_named_twice_is_one_volume(folder):
@@ -150,10 +152,15 @@ def test_a_volume_named_twice_is_one_volume(folder):
 @pytest.mark.parametrize(
     "wanted, chosen",
     [
-        ("all", [0, 1, 2, 3, 4, 5]), ("2-4", [2, 3, 4]), ([5, 1], [1, 5]), ("middle 2", [2, 3]), ("middle 3", [1, 2, 3]),
-        ("middle 50", [0, 1, 2, 3, 4, 5]), ("middle 1", [2]),
+        ("all", [0, 1, 2, 3, 4, 5]),
+        ("2-4", [2, 3, 4]),
+        ([5, 1], [1, 5]),
+        ("middle 2", [2, 3]),
+        ("middle 3", [1, 2, 3]),
+        ("middle 50", [0, 1, 2, 3, 4, 5]),
+        ("middle 1", [2]),
     ],
-)  # fmt: skip
+)
 def test_slices(folder, wanted, chosen):
     scan(folder / "a.h5", slices=6)
     assert Plan.load(config(folder, volumes=["a"], slices=wanted)).volumes["d"]["a"]["chosen"] == chosen
@@ -214,9 +221,15 @@ def test_undersampled_scan_has_no_other_acceleration(folder):
     plan = Plan.load(config(folder))
     assert volumes(plan) == ["a", "b", "c"]
     assert plan.problems["d", "under"] == (
-        f"{folder}/under.h5: is undersampled already, so acquisition R2 cannot be made from it; use acquisitions: {{as_measured: {{holdout: 0.05}}}}"
+        f"{folder}/under.h5: is undersampled already, so acquisition R2 cannot be made from it; "
+        "use acquisitions: {as_measured: {holdout: 0.05}}"
     )
-    assert volumes(Plan.load(config(folder, acquisitions={"as_measured": {"holdout": 0.05}}))) == ["a", "b", "c", "under"]
+    assert volumes(Plan.load(config(folder, acquisitions={"as_measured": {"holdout": 0.05}}))) == [
+        "a",
+        "b",
+        "c",
+        "under",
+    ]
 
 
 # ---------------------------------------------------------------- the jobs
@@ -244,11 +257,14 @@ def test_arms_run_on_their_datasets_alone(folder):
     given["datasets"]["e"] = {"reader": "fastmri", "path": str(folder / "a.h5"), "acquisitions": {"R4": R4}}
     plan = Plan.load(given)
     assert plan.left_out == [("tv", "e")]
-    assert {j.arm for j in plan.jobs if j.dataset == "e"} == {"dip", "aseq"} and {j.acq for j in plan.jobs if j.dataset == "e"} == {"R4"}
+    assert {j.arm for j in plan.jobs if j.dataset == "e"} == {"dip", "aseq"} and {
+        j.acq for j in plan.jobs if j.dataset == "e"
+    } == {"R4"}
 
 
 @pytest.mark.parametrize(
-    "size, names", [(1, ["s001", "s002", "s003", "s004", "s005"]), (2, ["s001-002", "s003-004", "s005"]), (9, ["s001-005"])]
+    "size, names",
+    [(1, ["s001", "s002", "s003", "s004", "s005"]), (2, ["s001-002", "s003-004", "s005"]), (9, ["s001-005"])],
 )
 def test_blocks(folder, size, names):
     scan(folder / "a.h5", slices=7)
@@ -288,11 +304,20 @@ def differing(one, other):
 def test_promise_4_one_parameter_changes_one_arm(folder):
     """Design section 6, promise 4: editing one parameter of one arm changes that arm's identity alone."""
     before = specs(config(folder, arms=ARMS))
-    for change in ({"params": {"lr": 0.5}}, {"iterations": 31}, {"average": 0.5}, {"network": "skip"}, {"stop": "min_loss"}, {"watch": ["min_loss"]}):
+    for change in (
+        {"params": {"lr": 0.5}},
+        {"iterations": 31},
+        {"average": 0.5},
+        {"network": "skip"},
+        {"stop": "min_loss"},
+        {"watch": ["min_loss"]},
+    ):
         after = specs(config(folder, arms=ARMS | {"dip": ARMS["dip"] | change}))
         assert differing(before, after) == {("reconstruct", "dip")}, change
     assert differing(before, specs(config(folder, arms=ARMS | {"new": {"method": "vanilla"}}))) == set()
-    assert differing(before, specs(config(folder, arms=ARMS | {"dip": ARMS["dip"] | {"params": {"lr": 3e-4}}}))) == set()  # the default, said aloud
+    assert (
+        differing(before, specs(config(folder, arms=ARMS | {"dip": ARMS["dip"] | {"params": {"lr": 3e-4}}}))) == set()
+    )  # the default, said aloud
 
 
 def test_promise_4_only_one_acquisition_changes(folder):
@@ -307,7 +332,9 @@ def test_promise_4_only_one_acquisition_changes(folder):
 
 def test_acquisition_changes_the_measurement_alone(folder):
     before = specs(config(folder, arms=ARMS))
-    assert differing(before, specs(config(folder, arms=ARMS, acquisitions={"R2": R2 | {"noise_snr": 20}}))) == {"measure"}
+    assert differing(before, specs(config(folder, arms=ARMS, acquisitions={"R2": R2 | {"noise_snr": 20}}))) == {
+        "measure"
+    }
     assert differing(before, specs(config(folder, arms=ARMS, crop="full"))) == {"measure", "reference"}
 
 
@@ -321,9 +348,7 @@ def sources(tmp_path, monkeypatch):
         for name, p in found.items():
             path = copied / p.path.relative_to(registry.PACKAGE)
             found[name] = registry.Plugin(p.kind, p.name, path, p.doc, p.literals)
-    for plugin in (p for found in known.values() for p in found.values()):
-        monkeypatch.setattr(registry.Plugin, "load", _load_original(registry.Plugin.load, copied, registry.PACKAGE))
-        break
+    monkeypatch.setattr(registry.Plugin, "load", _load_original(registry.Plugin.load, copied, registry.PACKAGE))
     monkeypatch.setattr(registry, "plugins", lambda kind: known[kind])
     monkeypatch.setattr(planning, "HERE", copied)
     return copied
@@ -337,12 +362,20 @@ def _load_original(load, copied, package):
 @pytest.mark.parametrize(
     "file, touched",
     [
-        ("methods/vanilla.py", {"dip", "es_dip", "skip"}), ("methods/aseq.py", {"aseq"}), ("baselines/tv.py", {"tv"}), ("baselines/base.py", {"tv"}),
-        ("networks/skip.py", {"skip"}), ("networks/base.py", {"dip", "es_dip", "skip", "aseq"}), ("stopping/wmv.py", {"es_dip"}),
-        ("stopping/emv.py", set()), ("methods/base.py", {"dip", "es_dip", "skip", "aseq", "tv"}),
-        ("physics/sense.py", {"dip", "es_dip", "skip", "aseq", "tv"}), ("readers/cfl.py", set()), ("report/tables.py", set()),
+        ("methods/vanilla.py", {"dip", "es_dip", "skip"}),
+        ("methods/aseq.py", {"aseq"}),
+        ("baselines/tv.py", {"tv"}),
+        ("baselines/base.py", {"tv"}),
+        ("networks/skip.py", {"skip"}),
+        ("networks/base.py", {"dip", "es_dip", "skip", "aseq"}),
+        ("stopping/wmv.py", {"es_dip"}),
+        ("stopping/emv.py", set()),
+        ("methods/base.py", {"dip", "es_dip", "skip", "aseq", "tv"}),
+        ("physics/sense.py", {"dip", "es_dip", "skip", "aseq", "tv"}),
+        ("readers/cfl.py", set()),
+        ("report/tables.py", set()),
     ],
-)  # fmt: skip
+)
 def test_promise_4_code_of_one_plug_in(folder, sources, file, touched):
     """Design section 6, promise 4: editing a plug-in's file changes the arms that use it, and nothing else."""
     arms = ARMS | {
@@ -358,10 +391,14 @@ def test_promise_4_code_of_one_plug_in(folder, sources, file, touched):
 @pytest.mark.parametrize(
     "file, touched",
     [
-        ("readers/fastmri.py", {"measure", "reference"}), ("readers/base.py", {"measure", "reference"}), ("measure.py", {"measure", "reference"}),
-        ("acquire/masks.py", {"measure"}), ("calibrate/espirit.py", {"measure"}), ("score.py", set()),
+        ("readers/fastmri.py", {"measure", "reference"}),
+        ("readers/base.py", {"measure", "reference"}),
+        ("measure.py", {"measure", "reference"}),
+        ("acquire/masks.py", {"measure"}),
+        ("calibrate/espirit.py", {"measure"}),
+        ("score.py", set()),
     ],
-)  # fmt: skip
+)
 def test_code_of_a_measurement(folder, sources, file, touched):
     before = specs(config(folder, arms=ARMS))
     path = sources / file
@@ -370,7 +407,14 @@ def test_code_of_a_measurement(folder, sources, file, touched):
 
 
 def test_specs_do_not_depend_on_the_order_of_keys(folder):
-    arms = ARMS | {"dip": {"method": "vanilla", "params": {"lr": 0.1, "clip": 1.0}, "iterations": 30, "network": {"unet": {"widths": [4], "norm": "none"}}}}
+    arms = ARMS | {
+        "dip": {
+            "method": "vanilla",
+            "params": {"lr": 0.1, "clip": 1.0},
+            "iterations": 30,
+            "network": {"unet": {"widths": [4], "norm": "none"}},
+        }
+    }
     given = config(folder, arms=arms)
 
     def turned(node):
@@ -407,17 +451,30 @@ def test_prepare_writes_once(folder):
 
 
 def with_prior(folder, prior, **more):
-    given = config(folder, arms={"tv": {"method": "tv", "datasets": ["d"]}, "ref": {"method": "ref_guided", "datasets": ["d"], "inputs": {"prior": prior}}})
+    given = config(
+        folder,
+        arms={
+            "tv": {"method": "tv", "datasets": ["d"]},
+            "ref": {"method": "ref_guided", "datasets": ["d"], "inputs": {"prior": prior}},
+        },
+    )
     for name in ("a", "b", "c"):
         scan(folder.parent / "t1" / f"{name}.h5")
-    given["datasets"]["t1"] = {"reader": "fastmri", "path": str(folder.parent / "t1"), "acquisitions": {"full": {"mask": "full"}}, **more}
+    given["datasets"]["t1"] = {
+        "reader": "fastmri",
+        "path": str(folder.parent / "t1"),
+        "acquisitions": {"full": {"mask": "full"}},
+        **more,
+    }
     return given
 
 
 def test_inputs_name_files(folder):
     inputs = Plan.load(with_prior(folder, {"dataset": "t1"})).inputs("d", "a", "R2", "ref", 0, "s001")
     assert inputs == {"prior": {"kind": "measurement", "file": "results/s/measurement/t1/a/full.h5", "slice": "same"}}
-    inputs = Plan.load(with_prior(folder, {"dataset": "t1", "volume": "b", "slice": 2})).inputs("d", "a", "R2", "ref", 0, "s001")
+    inputs = Plan.load(with_prior(folder, {"dataset": "t1", "volume": "b", "slice": 2})).inputs(
+        "d", "a", "R2", "ref", 0, "s001"
+    )
     assert inputs["prior"] == {"kind": "measurement", "file": "results/s/measurement/t1/b/full.h5", "slice": 2}
     inputs = Plan.load(with_prior(folder, {"arm": "tv"})).inputs("d", "a", "R2", "ref", 5, "s001")
     assert inputs["prior"] == {"kind": "recon", "file": "results/s/recon/d/a/R2/tv/seed0/s001.h5", "slice": "same"}
@@ -439,19 +496,29 @@ def test_inputs_that_are_not_there(folder, prior, more, said):
 
 
 def test_a_large_cohort_is_planned_by_look_ups(tmp_path, monkeypatch, record_property):
-    """200 volumes x 16 slices x 4 acquisitions x 10 arms: specs are made once for each arm and acquisition, not for each job."""
+    """200 volumes x 16 slices x 4 acquisitions x 10 arms: a spec is made once for arm and acquisition."""
     monkeypatch.chdir(tmp_path)
     params = {"patients": 200, "slices": 16, "matrix": 320, "coils": 12}
     acquisitions = {f"R{r}": {"mask": "random", "acceleration": r} for r in (2, 4, 6, 8)}
     arms = {f"dip{i}": {"method": "vanilla", "params": {"lr": 1e-3 * (i + 1)}} for i in range(10)}
-    given = {"study": "large", "datasets": {"d": {"reader": "phantom", "params": params, "acquisitions": acquisitions}}, "arms": arms}
+    given = {
+        "study": "large",
+        "datasets": {"d": {"reader": "phantom", "params": params, "acquisitions": acquisitions}},
+        "arms": arms,
+    }
     hashed, real = [], registry.code_hash
     monkeypatch.setattr(registry, "code_hash", lambda files: hashed.append(1) or real(files))
     start = time.perf_counter()
     plan = Plan.load(given)
     blocks = 0
     for job in plan.jobs:
-        plan.score(job), plan.memory(job), plan.minutes(job, "s000"), plan.reconstruct_spec(job.dataset, job.acq, job.arm), plan.measure_spec(job.dataset, job.acq)
+        (
+            plan.score(job),
+            plan.memory(job),
+            plan.minutes(job, "s000"),
+            plan.reconstruct_spec(job.dataset, job.acq, job.arm),
+            plan.measure_spec(job.dataset, job.acq),
+        )
         for name, file in zip(plan.blocks(job.dataset, job.volume, job.arm), plan.recons(job), strict=True):
             plan.inputs(*job, name), plan.block_slices(job, name)
             blocks += file.endswith(f"{name}.h5")

@@ -126,13 +126,13 @@ def test_tikhonov_solution_equals_bart_pics(name, shared):
     vectors = np.load(shared / "reference" / f"espirit_{name}.npz")
     settings = json.loads((shared / "reference" / "espirit.json").read_text())["sets"][name]
     if "kspace" in vectors:
-        kspace = vectors["kspace"]
+        kspace = vectors["kspace"]  # stored as it was solved
     else:
         import h5py
 
         with h5py.File(shared / "data" / "mri" / f"{name}.h5") as f:
             kspace = f["kspace"][0]
-    kspace = kspace / np.abs(kspace).max()
+        kspace = kspace / np.abs(kspace).max()
     mask = vectors["mask_columns"].astype(bool)
     maps = vectors["maps_P"]
     if maps.shape != kspace.shape:  # stored decimated; test_espirit compares ours with them

@@ -4,7 +4,6 @@ The models are the truth; ``config/schema.json`` is made from them. Options of p
 in the plug-ins' files (``registry``). No torch here: Snakemake imports this on a login node.
 """
 
-import copy
 import os
 import re
 from pathlib import Path
@@ -253,7 +252,7 @@ VARIES = ("params", "network", "stop", "watch", "iterations", "average", "precon
 
 
 def variant(arm, over):
-    """The arm as a mapping, with what differs under an acquisition; another network or stop rule replaces the first one."""
+    """The arm as a mapping, with what differs under an acquisition; another network or stop rule replaces the first."""
     base = arm.model_dump(exclude_unset=True)
     for key in ("network", "stop"):
         if isinstance(base.get(key), dict) and isinstance(over.get(key), dict) and set(base[key]) != set(over[key]):
@@ -356,7 +355,7 @@ def load(config, source="study"):
 
 
 def _drop(config, error):
-    """Take the entry that a fault is in out of ``config``: what stands behind its key, or, where a key is missing, what holds it."""
+    """Take out of ``config`` what stands behind the key of a fault, or, where a key is missing, what should hold it."""
     where = _place(error["loc"], Study)[0]
     if error["type"] == "missing" or where[-1] == "[key]":
         where = where[:-1]
@@ -406,7 +405,7 @@ BOUNDS = {"greater_than_equal": "{ge:g} or more", "greater_than": "more than {gt
 
 
 def _said(error, model, config):
-    """[(key path, what was found and what is allowed)] of pydantic's errors in ``config``, read as a ``model``, in our words."""
+    """[(key path, what was found and what is allowed)]: pydantic's errors in ``config``, a ``model``, in our words."""
     return list(dict.fromkeys(_fault(e, *_place(e["loc"], model), config) for e in error.errors()))
 
 
@@ -474,7 +473,11 @@ def _problems(study):
         yield from (f"arms.{name}.{p}" for p in _arm_problems(study, name, arm, acqs))
     yield from _cycles(study)
     if study.baseline and study.baseline not in study.arms:
-        yield f'baseline: no arm "{study.baseline}"{registry.nearest(study.baseline, study.arms)}'
+        yield f"baseline: {_no('arm', study.baseline, study.arms)}"
+
+
+def _no(kind, name, allowed):
+    return f'no {kind} "{name}"{registry.nearest(name, allowed)} (allowed: {", ".join(allowed)})'
 
 
 def _name_problems(key, names):
@@ -484,7 +487,8 @@ def _name_problems(key, names):
     folded = {}
     for name in names:
         if folded.setdefault(name.casefold(), name) != name:
-            yield f'{key}: "{folded[name.casefold()]}" and "{name}" are one folder where upper and lower case are not told apart; rename one'
+            first = folded[name.casefold()]
+            yield f'{key}: "{first}" and "{name}" are one folder where upper and lower case are not told apart; rename one'
 
 
 def _dataset_problems(study, name, dataset):
@@ -549,7 +553,7 @@ def _arm_problems(study, name, arm, acqs):
         return
     for key in arm.per_acquisition:
         if key not in acqs:
-            yield f'per_acquisition: no acquisition "{key}"{registry.nearest(key, acqs)} (allowed: {", ".join(sorted(acqs))})'
+            yield f"per_acquisition: {_no('acquisition', key, sorted(acqs))}"
     for acq in [None, *arm.per_acquisition]:
         where = f"per_acquisition.{acq}." if acq else ""
         over = arm.per_acquisition.get(acq, {})
@@ -567,7 +571,7 @@ def _arm_problems(study, name, arm, acqs):
         yield f"seeds: found {arm.seeds}, allowed: every seed once"
     for d in arm.datasets or []:
         if d not in study.datasets:
-            yield f'datasets: no dataset "{d}"{registry.nearest(d, study.datasets)} (allowed: {", ".join(study.datasets)})'
+            yield f"datasets: {_no('dataset', d, study.datasets)}"
         elif not study.solves(name, d):
             yield f"datasets: {arm.method} does not solve {study.modality(d)} (dataset {d}); allowed: {', '.join(method.get('TASKS'))}"
     known = [d for d in study.datasets if study.datasets[d].reader in registry.plugins("readers")]
@@ -619,16 +623,16 @@ def _input_problems(study, name, given):
         yield from (f".file: {p}" for p in _path_problems(given.file))
         return
     if given.arm is not None and given.arm not in study.arms:
-        yield f'.arm: no arm "{given.arm}"{registry.nearest(given.arm, study.arms)} (allowed: {", ".join(study.arms)})'
+        yield f".arm: {_no('arm', given.arm, study.arms)}"
         return
     if given.dataset is not None and given.dataset not in study.datasets:
-        yield f'.dataset: no dataset "{given.dataset}"{registry.nearest(given.dataset, study.datasets)} (allowed: {", ".join(study.datasets)})'
+        yield f".dataset: {_no('dataset', given.dataset, study.datasets)}"
         return
     scored = [d for d in study.datasets if study.solves(name, d)]
     for source in [given.dataset] if given.dataset else scored:
         acqs = study.datasets[source].acquisitions
         if given.acq is not None and given.acq not in acqs:
-            yield f'.acq: no acquisition "{given.acq}" in {source}{registry.nearest(given.acq, acqs)} (allowed: {", ".join(acqs)})'
+            yield f".acq: {_no('acquisition', given.acq, acqs)} in dataset {source}"
         elif given.acq is None and len(acqs) > 1 and (given.arm is None or source not in scored):
             yield f".acq: missing, dataset {source} has several acquisitions; name one of {', '.join(acqs)}"
         if given.arm is not None and study.arms[given.arm].method in registry.plugins("methods") and not study.solves(given.arm, source):
@@ -650,7 +654,7 @@ APART = ("contrast", "time_point")  # parameters of an embedded patient that mak
 
 
 def _same_scans(a, b):
-    """Whether two datasets may hold the same scans: one's folder lies in the other's, or embedded patients of one contrast and time."""
+    """Whether two datasets may hold the same scans: one folder in the other, or patients in one contrast and time."""
     if a.path is not None and b.path is not None:
         one, other = (Path(os.path.expandvars(d.path)).expanduser().resolve() for d in (a, b))
         return one == other or one in other.parents or other in one.parents

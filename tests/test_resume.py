@@ -1,0 +1,269 @@
+"""Checkpoints, signals and leases: a killed reconstruction goes on, bit for bit, and never has two writers."""
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from problems import disc_problem, small_arm
+
+from dipline import loop, registry, resume, store
+from dipline.resume import Keeper, Lease, Lost
+
+METHODS = list(registry.plugins("methods"))
+
+
+class Stopper(Keeper):
+    """A keeper that makes the job leave after so many iterations."""
+
+    def __init__(self, file, after):
+        self.file, self.after, self.saves = file, after, 0
+
+    def leaving(self):
+        self.after -= 1
+        return self.after == 0
+
+    def due(self):
+        return False
+
+    def save(self, state):
+        torch.save(state, self.file)
+        self.saves += 1
+
+
+def fit(arm, keeper=None, seed=0):
+    A, y, _ = disc_problem()
+    inputs = {name: A.init(y) for name in registry.get("methods", arm["method"]).get("INPUTS", ())}
+    said = []
+    return loop.fit(y, A, arm, seed, inputs, keeper, said.append), said
+
+
+ARMS = [
+    *(pytest.param({"method": m}, id=m) for m in METHODS if registry.get("methods", m).get("ITERATIONS") != 1),
+    pytest.param({"method": "vanilla", "average": 0.9, "params": {"input_noise": 0.05}}, id="noise and average"),
+    pytest.param({"method": "vanilla", "stop": {"wmv": {"window": 7, "patience": 20}}, "watch": [{"emv": {"min_iterations": 3}}]}, id="wmv"),
+    pytest.param({"method": "vanilla", "stop": {"holdout": {"smooth": 3, "min_iterations": 3, "patience": 9, "refit": True}}}, id="refit"),
+    pytest.param({"method": "vanilla", "stop": "min_loss", "precondition": 0.02}, id="min_loss"),
+]
+
+
+@pytest.mark.parametrize("given", ARMS)
+@pytest.mark.parametrize("after", [3, 17])
+def test_promise_3_a_resumed_reconstruction_has_the_same_bits(tmp_path, given, after):
+    loop.set_up("cpu", 1)
+    arm = small_arm(**given, iterations=36)
+    straight, _ = fit(arm)
+    with pytest.raises(loop.Interrupted, match=f"saved at iteration {after}"):
+        fit(arm, Stopper(tmp_path / "c.pt", after))
+    resumed, said = fit(arm, Stopper(tmp_path / "c.pt", 10**6))
+    assert f"resumed from the checkpoint at iteration {after}" in said
+    assert store.checksum(resumed.image) == store.checksum(straight.image)
+    assert store.checksum(resumed.snapshots) == store.checksum(straight.snapshots)
+    assert (resumed.chosen, resumed.iterations, resumed.watched) == (straight.chosen, straight.iterations, straight.watched)
+    assert [k for k, _ in resumed.losses] == [k for k, _ in straight.losses]
+
+
+def test_a_damaged_checkpoint_costs_its_iterations_only(tmp_path, capsys):
+    (tmp_path / "c.pt").write_bytes(b"not a checkpoint")
+    keeper = Stopper(tmp_path / "c.pt", 10**6)
+    result, _ = fit(small_arm("vanilla", 10), keeper)
+    assert result.iterations == 10 and "cannot be read" in capsys.readouterr().out
+
+
+def test_a_checkpoint_executes_nothing(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path}/owned",)
+
+    torch.save({"run": Evil()}, tmp_path / "c.pt")
+    assert Stopper(tmp_path / "c.pt", 10**6).load() is None
+    assert not (tmp_path / "owned").exists()
+
+
+def test_divergence_is_a_reason_not_an_accident():
+    with pytest.raises(loop.Diverged, match=r"diverged at iteration \d+.*lower the learning rate"):
+        fit(small_arm("vanilla", 60, params={"lr": 1e12}))
+
+
+# the lease
+
+
+def test_the_newest_job_wins(tmp_path):
+    old = Lease(tmp_path)
+    old.acquire()
+    assert old.mine()
+    new = Lease(tmp_path)
+    new.me["host"] = "elsewhere"  # so that the kernel cannot tell whether the old one lives
+    old.me["host"] = "here"
+    taken = []
+    process = multiprocessing.get_context("fork").Process(target=lambda: (new.acquire(), os._exit(0 if new.mine() else 1)))
+    process.start()
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and not taken:
+        old.last = 0.0
+        if old.beat():
+            taken.append(True)
+            old.release()
+        time.sleep(0.05)
+    process.join(10)
+    assert taken and process.exitcode == 0, "the old one was asked and left, the new one owns the folder"
+
+
+def test_an_older_job_does_not_push_out_a_newer_one(tmp_path):
+    old = Lease(tmp_path)
+    new = Lease(tmp_path)
+    new.me["born"] = old.me["born"] + 1
+    new.acquire()
+    with pytest.raises(Lost, match="newer job"):
+        old.acquire()
+    assert new.mine()
+
+
+def test_a_dead_owner_is_replaced_at_once(tmp_path):
+    dead = multiprocessing.get_context("fork").Process(target=lambda: (Lease(tmp_path).acquire(), os._exit(9)))
+    dead.start()
+    dead.join()
+    began = time.monotonic()
+    lease = Lease(tmp_path)
+    lease.acquire()
+    assert lease.mine() and time.monotonic() - began < 5
+
+
+def test_a_silent_owner_elsewhere_is_replaced_when_stale(tmp_path):
+    silent = Lease(tmp_path)
+    silent.me["host"] = "elsewhere"
+    silent.acquire()
+    os.utime(silent.owner, (1, 1))
+    lease = Lease(tmp_path)
+    lease.acquire()
+    assert lease.mine()
+    silent.last = 0.0
+    with pytest.raises(Lost):
+        silent.beat()
+
+
+def test_a_keeper_without_the_lease_writes_nothing(tmp_path):
+    lease = Lease(tmp_path)
+    lease.acquire()
+    keeper = Keeper(tmp_path / "c.pt", lease, SimpleNamespace(seen=[]))
+    keeper.save({"k": 1})
+    before = (tmp_path / "c.pt").read_bytes()
+    (tmp_path / "owner.json").write_text(json.dumps({"token": "another", "born": time.time()}))
+    with pytest.raises(Lost):
+        keeper.save({"k": 2})
+    assert (tmp_path / "c.pt").read_bytes() == before
+
+
+# a real process
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    """(command of a reconstruction of some seconds, its output), on a measurement of discs."""
+    folder = tmp_path_factory.mktemp("job")
+    rng = np.random.default_rng(0)
+    kspace = (rng.standard_normal((4, 48, 48)) + 1j * rng.standard_normal((4, 48, 48))).astype(np.complex64)
+    mask = np.arange(48) % 2 == 0
+    mask[20:28] = True
+    attributes = {"kind": "measurement", "status": "done", "reason": "", "physics": "sense"}
+    content = {s: {"kspace": kspace * mask * (s + 1), "maps": np.full((1, 4, 48, 48), 0.5, np.complex64)} for s in (0, 1)}
+    store.write(folder / "m.h5", content, attributes, {"mask": mask, "view_shape": np.array([48, 48])})
+    arm = small_arm("vanilla", 700, network="skip")
+    spec = json.dumps({"arm": arm, "device": "cpu", "threads": 1})
+
+    def command(name):
+        out, state = folder / f"{name}.h5", folder / f"{name}.state"
+        line = [sys.executable, "-m", "dipline", "reconstruct", str(folder / "m.h5"), "--out", str(out), "--slices", "0,1"]
+        return [*line, "--spec", spec, "--state", str(state)], out
+
+    straight, out = command("straight")
+    subprocess.run(straight, check=True, capture_output=True)
+    return command, [i["checksum"] for i in store.read(out)[1].values()]
+
+
+def start(command):
+    environment = os.environ | {"DIPLINE_CHECKPOINT_SECONDS": "0.3", "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+
+
+def wait_for(path, pattern, seconds=60):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if list(path.glob(pattern)):
+            return
+        time.sleep(0.02)
+    pytest.fail(f"{pattern} did not appear")
+
+
+def test_kill_9_in_the_middle_then_again_same_bits(job):
+    command, want = job
+    line, out = command("killed")
+    first = start(line)
+    wait_for(out.with_suffix(".state"), "*/s*.pt")
+    first.kill()
+    first.wait()
+    assert not out.exists()
+    second = subprocess.run(line, capture_output=True, text=True)
+    assert second.returncode == 0 and "resumed from the checkpoint at iteration" in second.stdout
+    assert [i["checksum"] for i in store.read(out)[1].values()] == want
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_saves_and_ends_with_75(job, number):
+    command, want = job
+    line, out = command(f"signal{int(number)}")
+    first = start(line)
+    wait_for(out.with_suffix(".state"), "*/s*.pt")
+    first.send_signal(number)
+    said, _ = first.communicate(timeout=30)
+    assert first.returncode == resume.AGAIN == 75, said
+    assert "saved at iteration" in said or "is finished and kept" in said
+    second = subprocess.run(line, capture_output=True, text=True)
+    assert "resumed from the checkpoint" in second.stdout or "finished before" in second.stdout
+    assert [i["checksum"] for i in store.read(out)[1].values()] == want
+
+
+def test_two_jobs_on_one_reconstruction_hand_over(job):
+    """The second one waits until the first has saved, and goes on from there."""
+    command, want = job
+    line, out = command("twice")
+    first = start(line)
+    wait_for(out.with_suffix(".state"), "*/s*.pt")
+    second = start(line)
+    said_first, _ = first.communicate(timeout=120)
+    said_second, _ = second.communicate(timeout=120)
+    assert second.returncode == 0, said_second
+    assert first.returncode in (0, 75), said_first
+    assert [i["checksum"] for i in store.read(out)[1].values()] == want
+
+
+def test_a_finished_block_is_handed_over_again_in_no_time(job):
+    """A finished output can still be deleted by Snakemake; the state makes it again without computing."""
+    command, want = job
+    line, out = command("killed")
+    if not out.exists():
+        subprocess.run(line, check=True, capture_output=True)
+    out.unlink()
+    again = subprocess.run(line, capture_output=True, text=True)
+    assert again.stdout.count("finished before") == 2 and "it/s" not in again.stdout
+    assert [i["checksum"] for i in store.read(out)[1].values()] == want
+
+
+def test_disk_full_while_writing_loses_nothing(tmp_path, monkeypatch):
+    """A write that fails leaves the old file and no half one."""
+    store.write_text(tmp_path / "x.json", "old")
+
+    def full(*a, **k):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        store.write_text(tmp_path / "x.json", "new")
+    assert (tmp_path / "x.json").read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["x.json"]
