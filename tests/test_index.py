@@ -20,7 +20,7 @@ from dipline.readers import fastmri
 from dipline.study import StudyError
 
 R2 = {"mask": "equispaced", "acceleration": 2, "center_fraction": 0.25}
-R4 = {"mask": "random", "acceleration": 4, "center_fraction": 0.25}
+R4 = {"mask": "random", "acceleration": 4, "center_fraction": 0.17}
 
 
 def scan(file, slices=3, mask=None, seed=0):

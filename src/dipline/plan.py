@@ -10,6 +10,7 @@ results/<study>/
 
 import hashlib
 import json
+import os
 import re
 import sys
 from collections import namedtuple
@@ -27,13 +28,23 @@ Job = namedtuple("Job", "dataset volume acq arm seed")
 HERE = registry.PACKAGE
 
 
+def use_checkout(folder):
+    """What runs is the checkout in ``folder``, with the Python that runs Snakemake, whether its environment is activated or not."""
+    path, source = os.environ.get("PATH", ""), os.environ.get("PYTHONPATH")
+    os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), path])
+    os.environ["PYTHONPATH"] = os.pathsep.join([os.path.join(folder, "src"), *([source] if source else [])])
+
+
 def prepare(config, sources, main=True):
     """The plan for a run of Snakemake. The main process looks at the scans and writes ``study.resolved.yaml``; jobs read what it found."""
-    plan = Plan.load(config, " + ".join(map(str, sources)) or "config", fresh=main)
-    if main:
+    try:
+        plan = Plan.load(config, " + ".join(map(str, sources)) or "config", fresh=main)
         file, text = plan.root / "study.resolved.yaml", plan.resolved_yaml()
-        if not file.exists() or file.read_text() != text:
+        if main and (not file.exists() or file.read_text() != text):
             store.write_text(file, text)
+    except OSError as error:
+        raise StudyError([f"the folder results/ cannot be written ({error}); run Snakemake in a folder that you own, with space left"]) from None
+    if main:
         for (dataset, volume), problem in plan.problems.items():
             print(f"left out: {dataset}/{volume}: {problem}", file=sys.stderr)
     return plan
@@ -239,9 +250,10 @@ class Plan:
         })  # fmt: skip
 
     def simulate_spec(self, dataset):
-        d = self.study.datasets[dataset]
+        d, plugin = self.study.datasets[dataset], registry.get("readers", self.study.datasets[dataset].reader)
         return self._cached(("simulate", dataset), lambda: {
-            "reader": d.reader, "params": registry.check_parameters(registry.get("readers", d.reader), d.params)[0],
+            "reader": d.reader,
+            "params": {k: v for k, v in registry.check_parameters(plugin, d.params)[0].items() if k not in plugin.get("COHORT", ())},
             "code": registry.code_hash(registry.code_files(("readers", d.reader))),
         })  # fmt: skip
 

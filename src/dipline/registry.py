@@ -124,7 +124,7 @@ def _fault(value, default):
     elif isinstance(default, float):
         ok, kind = isinstance(value, int | float) and value == value and abs(value) != float("inf"), "a number"
     elif isinstance(default, list):
-        bad = not isinstance(value, list) or not value or [m for v in value for m in [_fault(v, default[0])] if m]
+        bad = not isinstance(value, list) or not value or [m for v in value for m in [_fault(v, type(default[0])())] if m]
         ok, kind = not bad, f"a list like {default}"
     else:
         ok, kind = isinstance(value, type(default)), "text"

@@ -16,9 +16,11 @@ def score(recons, snapshots, reference, measurement, heldout, out, state=None):
     Rows are ``[slice, metric, which, value]``; slice "" is the volume. ``which``: ``stopped`` (what the arm hands over), ``last``, ``peak``
     (oracle: of every slice the snapshot with the highest PSNR).
     """
-    images, shots = {}, {}
+    images, shots, specs = {}, {}, []
     for recon, shot in zip(recons, snapshots, strict=True):
-        images |= store.read(recon, names=("image", "view", "last_view"))[1]
+        head, found = store.read(recon, names=("image", "view", "last_view"))
+        images |= found
+        specs.append(head["provenance"]["spec"])
         shots |= store.read(shot)[1]
     truth, views = store.read(reference)
     head = store.attributes(measurement)
@@ -26,7 +28,7 @@ def score(recons, snapshots, reference, measurement, heldout, out, state=None):
     reasons = sorted({i["reason"] for i in images.values() if i["status"] != "done"})
     result = {
         "status": "done" if len(good) == len(images) else "failed", "reason": "; ".join(reasons),
-        "failed_slices": sorted(set(images) - set(good)), "rows": [], "curves": {},
+        "failed_slices": sorted(set(images) - set(good)), "rows": [], "curves": {}, "specs": specs,
         "chosen": {s: i["chosen"] for s, i in good.items()}, "watched": {s: i["watched"] for s, i in good.items()},
         "iterations": {s: i["iterations"] for s, i in good.items()},
     }  # fmt: skip

@@ -86,6 +86,11 @@ class Cartesian(Model):
                     yield key, f"means nothing with mask: {self.mask}; leave it out"
         elif self.acceleration is None:
             yield "acceleration", f"missing; mask: {self.mask} needs one, e.g. acceleration: 4"
+        elif self.mask in ("equispaced", "magic") and self.acceleration % 1:
+            yield "acceleration", f"found {self.acceleration:g}, allowed with mask: {self.mask}: a whole number"
+        elif self.mask in ("random", "equispaced_fraction") and (self.center_fraction or 0) * self.acceleration >= 1:
+            most = f"less than {1 / self.acceleration:.3g}, or the centre alone is more than acceleration {self.acceleration:g} leaves"
+            yield "center_fraction", f"found {self.center_fraction:g}, allowed: {most}"
         if (self.file is None) == (self.mask == "file"):
             yield "file", "goes with mask: file, and only there"
 

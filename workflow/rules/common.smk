@@ -1,17 +1,11 @@
 # The study becomes a plan (src/dipline/plan.py); everything below is a look-up in it.
-import os
 import sys
-from pathlib import Path
 
-sys.path.insert(0, os.path.join(workflow.basedir, "src"))
+sys.path.insert(0, f"{workflow.basedir}/src")
 from dipline import plan as planning
 from dipline.study import StudyError
 
-# what runs is this checkout, with the Python that runs Snakemake, activated or not
-os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    [os.path.join(workflow.basedir, "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
-)
+planning.use_checkout(workflow.basedir)
 
 if not config:
 

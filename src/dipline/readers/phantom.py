@@ -34,6 +34,8 @@ PARAMETERS = {
     "noise": 0.007,  # standard deviation of a coil image's noise over the 99.5th percentile of the RSS image
 }
 
+COHORT = ("patients", "first_seed")  # what names the patients and says nothing about any one of them
+
 CONTRASTS = PARAMETERS["contrast"][:3]
 FIELD_OF_VIEW, SPACING = 220.0, 5.0  # mm
 FINE = 4  # fine pixels per delivered pixel
