@@ -2,6 +2,7 @@
 #   snakemake --configfile config/demo.yaml --cores 2
 # What a study may say stands in config/config.yaml; what would run: dipline check STUDY
 
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/measure.smk"
 include: "workflow/rules/reconstruct.smk"
@@ -28,4 +29,6 @@ onsuccess:
 
 onerror:
     shell("python -m dipline report {ROOT} || true")
-    print(f"some jobs failed; what was finished is in {ROOT}/report.html, what is missing in {ROOT}/failures.csv")
+    print(
+        f"some jobs failed; what was finished is in {ROOT}/report.html, what is missing in {ROOT}/failures.csv"
+    )

@@ -76,7 +76,10 @@ class Plan:
     @classmethod
     def load(cls, config, source="study", fresh=True):
         study = studies.load(config, source)
-        return cls(study, indexing.load(study, fresh))
+        try:
+            return cls(study, indexing.load(study, fresh))
+        except StudyError as error:
+            raise StudyError([f"{source}: {p}" for p in error.problems]) from None
 
     @classmethod
     def open(cls, root):
@@ -87,10 +90,11 @@ class Plan:
 
     def _fits(self, dataset, entry):
         """Every acquisition must be possible on the scan."""
-        if not entry.get("undersampled"):
-            return
         for acq in self.study.datasets[dataset].acquisitions:
-            if self.study.acquisition(dataset, acq).mask != "as_measured":
+            wanted = self.study.acquisition(dataset, acq)
+            if "shape" in entry and not entry.get("undersampled"):
+                wanted.try_on(acq, entry["shape"][-1], self.study.datasets[dataset].maps.method)
+            if entry.get("undersampled") and wanted.mask != "as_measured":
                 raise ValueError(
                     f"{entry['files'][0]}: is undersampled already, so acquisition {acq} cannot be made from it; "
                     "use acquisitions: {as_measured: {holdout: 0.05}}"
@@ -176,7 +180,7 @@ class Plan:
         for name, i in self.study.arms[arm].inputs.items():
             d, v = i.dataset or dataset, volume if i.volume == "same" else i.volume
             if i.file:
-                given[name] = {"kind": "file", "file": i.file, "slice": i.slice}
+                given[name] = {"kind": "file", "file": os.path.expandvars(i.file), "slice": i.slice}
                 continue
             if v not in self.volumes[d]:
                 raise StudyError([f"arms.{arm}.inputs.{name}: dataset {d} has no readable volume {v} (needed by {dataset}/{volume})"])

@@ -79,6 +79,20 @@ class Cartesian(Model):
     def acceleration_requested(self):
         return self.acceleration or (1.0 if self.mask == "full" else None)
 
+    def try_on(self, acq, width, maps):
+        """ValueError where the mask cannot be drawn on ``width`` columns, or leaves too few centre columns for coil maps."""
+        from dipline.acquire import masks
+
+        if self.mask not in masks.KINDS:
+            return
+        fraction = 0.32 / self.acceleration if self.center_fraction is None else self.center_fraction
+        mask = masks.cartesian(self.mask, width, self.acceleration, fraction, self.seed or 0, self.offset)[0]
+        if maps == "espirit" and masks.centre_columns(mask) < 4:
+            raise ValueError(
+                f"acquisition {acq}: center_fraction {fraction:g} of {width} columns leaves {round(fraction * width)} fully sampled "
+                "centre columns; coil maps need 4, good ones 8: raise center_fraction, or give maps"
+            )
+
     def faults(self):
         if self.mask in ("file", "full", "as_measured"):
             for key in ("acceleration", "center_fraction", "offset"):

@@ -15,9 +15,14 @@ if not config:
 try:
     PLAN = planning.prepare(config, workflow.configfiles, main=workflow.is_main_process)
 except StudyError as error:
-    sys.exit("\n".join([*error.problems, f"{len(error.problems)} problem(s); no job was started"]))
+    sys.exit(
+        "\n".join(
+            [*error.problems, f"{len(error.problems)} problem(s); no job was started"]
+        )
+    )
 
 ROOT, LOGS = str(PLAN.root), f"logs/{PLAN.study.study}"
+SNAPSHOTS = str if PLAN.study.keep_snapshots else temp
 
 
 wildcard_constraints:
@@ -30,7 +35,13 @@ wildcard_constraints:
 
 
 def job_of(wildcards):
-    return planning.Job(wildcards.dataset, wildcards.volume, wildcards.acq, wildcards.arm, int(wildcards.seed))
+    return planning.Job(
+        wildcards.dataset,
+        wildcards.volume,
+        wildcards.acq,
+        wildcards.arm,
+        int(wildcards.seed),
+    )
 
 
 def scan_files(wildcards):

@@ -6,16 +6,21 @@ rule panels:
         scores=PLAN.scores,
     output:
         [
-            report(PLAN.panel(*shown), caption="../report/panel.rst", category="Images", subcategory=shown[0])
+            report(
+                PLAN.panel(*shown),
+                caption="../report/panel.rst",
+                category="Images",
+                subcategory=shown[0],
+            )
             for shown in PLAN.shown()
         ],
     log:
         f"{LOGS}/panels.log",
+    conda:
+        "../../envs/dipline.yaml"
     params:
         study=PLAN.identity,
         code=PLAN.code("report/panels.py"),
-    conda:
-        "../../envs/dipline.yaml"
     shell:
         f"exec python -m dipline panels {ROOT} > {{log}} 2>&1"
 
@@ -25,16 +30,21 @@ rule curves:
         scores=PLAN.scores,
     output:
         [
-            report(PLAN.curve(*shown), caption="../report/curve.rst", category="Curves", subcategory=shown[0])
+            report(
+                PLAN.curve(*shown),
+                caption="../report/curve.rst",
+                category="Curves",
+                subcategory=shown[0],
+            )
             for shown in PLAN.curves()
         ],
     log:
         f"{LOGS}/curves.log",
+    conda:
+        "../../envs/dipline.yaml"
     params:
         study=PLAN.identity,
         code=PLAN.code("report/curves.py"),
-    conda:
-        "../../envs/dipline.yaml"
     shell:
         f"exec python -m dipline curves {ROOT} > {{log}} 2>&1"
 
@@ -46,11 +56,11 @@ rule volumes:
         directory(f"{ROOT}/volumes"),
     log:
         f"{LOGS}/volumes.log",
+    conda:
+        "../../envs/dipline.yaml"
     params:
         study=PLAN.identity,
         code=PLAN.code("export.py"),
-    conda:
-        "../../envs/dipline.yaml"
     shell:
         f"exec python -m dipline volumes {ROOT} > {{log}} 2>&1"
 
@@ -66,10 +76,15 @@ rule report:
         citations=f"{ROOT}/CITATION.md",
     log:
         f"{LOGS}/report.log",
-    params:
-        study=PLAN.identity,
-        code=PLAN.code("report/html.py", "report/cite.py", "report/report.html.j2", "report/report.css"),
     conda:
         "../../envs/dipline.yaml"
+    params:
+        study=PLAN.identity,
+        code=PLAN.code(
+            "report/html.py",
+            "report/cite.py",
+            "report/report.html.j2",
+            "report/report.css",
+        ),
     shell:
         f"exec python -m dipline report {ROOT} > {{log}} 2>&1"

@@ -114,11 +114,26 @@ class Method(nn.Module):
             x = torch.view_as_complex(x.view(parts, 2, height, width).permute(0, 2, 3, 1).contiguous())
         return x if self.A.support is None else x * self.A.support
 
+    def least_squares(self, lam=0.01, steps=20):
+        """Conjugate gradients on (AᴴA + lam) x = Aᴴy: to MRI what filtered back-projection is to CT, an input without the worst aliasing."""
+        b = self.A.AT(self.y)
+        x, r, p = torch.zeros_like(b), b, b
+        energy = torch.linalg.vector_norm(r).square()
+        for _ in range(steps):
+            q = self.A.AT(self.A(p)) + lam * p
+            step = energy / torch.vdot(p.flatten(), q.flatten()).real
+            x, r = x + step * p, r - step * q
+            before, energy = energy, torch.linalg.vector_norm(r).square()
+            p = r + energy / before * p
+        return x
+
     def first_input(self, kind, channels=0, scale=1.0):
-        """The network's first input (1, C, H, W): ``zero_filled`` (the starting image), ``uniform`` U[0, scale) or
-        ``normal`` N(0, scale²) with ``channels`` channels (0: as many as the image has)."""
+        """The network's first input (1, C, H, W): ``zero_filled`` (the starting image), ``least_squares`` (:meth:`least_squares`),
+        ``uniform`` U[0, scale) or ``normal`` N(0, scale²) with ``channels`` channels (0: as many as the image has)."""
         if kind == "zero_filled":
             return self.channels(self.problem.x0)
+        if kind == "least_squares":
+            return self.channels(self.least_squares())
         shape = (1, channels or self.A.channels, *self.A.domain[1:])
         draw = torch.rand if kind == "uniform" else torch.randn
         rng = self.problem.rng("input")

@@ -28,7 +28,7 @@ PARAMETERS = {
     "draws": 3,
     "noise": ("uniform", "gaussian", "centred"),
     "noise_scale": 0.5,
-    "input": ("uniform", "normal", "zero_filled"),
+    "input": ("uniform", "normal", "zero_filled", "least_squares"),
     "norms": ("unsquared", "squared"),
 }
 
