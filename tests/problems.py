@@ -1,7 +1,6 @@
 """Small inverse problems for the tests of methods, stop rules and the loop."""
 
 import numpy as np
-import torch
 
 from dipline import study
 from dipline.physics import sense
@@ -11,9 +10,11 @@ def disc_problem(n=32, coils=4, acceleration=3, noise=0.02, seed=0):
     """(A, y, truth (n, n)): discs under smooth coils, every third column and a full centre acquired."""
     rng = np.random.default_rng(seed)
     yy, xx = np.mgrid[-1 : 1 : n * 1j, -1 : 1 : n * 1j]
-    image = 1.0 * (xx**2 + yy**2 < 0.6) + 0.5 * ((xx - 0.2) ** 2 + yy**2 < 0.1) - 0.6 * ((xx + 0.3) ** 2 + (yy - 0.2) ** 2 < 0.04)
+    image = 1.0 * (xx**2 + yy**2 < 0.6) + 0.5 * ((xx - 0.2) ** 2 + yy**2 < 0.1)
+    image -= 0.6 * ((xx + 0.3) ** 2 + (yy - 0.2) ** 2 < 0.04)
     angles = 2 * np.pi * np.arange(coils) / coils
-    maps = np.stack([np.exp(-((xx - 1.2 * np.cos(a)) ** 2 + (yy - 1.2 * np.sin(a)) ** 2) / 2 + 1j * a * xx) for a in angles])
+    away = [(xx - 1.2 * np.cos(a)) ** 2 + (yy - 1.2 * np.sin(a)) ** 2 for a in angles]
+    maps = np.stack([np.exp(-d / 2 + 1j * a * xx) for d, a in zip(away, angles, strict=True)])
     maps /= np.sqrt((np.abs(maps) ** 2).sum(0))
     x = image * np.exp(0.5j * xx)
     kspace = np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(maps * x, (-2, -1)), norm="ortho"), (-2, -1))

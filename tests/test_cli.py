@@ -553,6 +553,11 @@ def test_errors_are_one_line(here, arguments, message, handlers):
     assert not any(Path(name).exists() for name in ("r.h5", "m.h5", "s.json"))
 
 
+def test_missing_file_is_not_to_be_deleted(tmp_path):
+    with pytest.raises(store.Corrupt, match="no.h5: no such file; correct the name$"):
+        store.attributes(tmp_path / "no.h5")
+
+
 def test_report_of_a_study_that_was_not_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("study.yaml").write_text(STUDY)

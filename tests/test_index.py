@@ -447,6 +447,15 @@ def test_prepare_writes_once(folder):
     assert not file.exists()
 
 
+def test_prepare_refuses_a_key_that_stands_twice(folder, tmp_path):
+    """Snakemake reads the file itself and takes the second arm of that name without a word."""
+    file = tmp_path / "twice.yaml"
+    file.write_text("arms:\n  a: {method: tv}\n  a: {method: sense}\n")
+    with pytest.raises(StudyError, match='twice.yaml, line 3: not YAML: the key "a" stands twice'):
+        planning.prepare(config(folder), ["not-there.yaml", file])
+    planning.prepare(config(folder), [file], main=False)
+
+
 # ---------------------------------------------------------------- inputs of arms
 
 

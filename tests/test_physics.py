@@ -139,7 +139,8 @@ def test_tikhonov_solution_equals_bart_pics(name, shared):
         maps = espirit.espirit(kspace, (24, 24))[0][0]
     A = Sense(torch.from_numpy(maps)[None].to(torch.complex64), torch.from_numpy(mask))
     y = A.samples(torch.from_numpy((kspace * mask).astype(np.complex64)))
-    arm = study.resolve(study.checked_arm({"method": "sense", "params": {"lam": settings["pics"]["lam"]}, "iterations": 100}))
+    given = {"method": "sense", "params": {"lam": settings["pics"]["lam"]}, "iterations": 100}
+    arm = study.resolve(study.checked_arm(given))
     x = torch.from_numpy(loop.fit(y, A, arm, say=lambda line: None).image)
     theirs = torch.from_numpy(vectors["pics_l2"])
     phase = torch.vdot(x.flatten(), theirs.flatten())

@@ -45,11 +45,13 @@ def fit(arm, keeper=None, seed=0):
     return loop.fit(y, A, arm, seed, inputs, keeper, said.append), said
 
 
+WMV = {"window": 7, "patience": 20}
+HOLDOUT = {"smooth": 3, "min_iterations": 3, "patience": 9, "refit": True}
 ARMS = [
     *(pytest.param({"method": m}, id=m) for m in METHODS if registry.get("methods", m).get("ITERATIONS") != 1),
     pytest.param({"method": "vanilla", "average": 0.9, "params": {"input_noise": 0.05}}, id="noise and average"),
-    pytest.param({"method": "vanilla", "stop": {"wmv": {"window": 7, "patience": 20}}, "watch": [{"emv": {"min_iterations": 3}}]}, id="wmv"),
-    pytest.param({"method": "vanilla", "stop": {"holdout": {"smooth": 3, "min_iterations": 3, "patience": 9, "refit": True}}}, id="refit"),
+    pytest.param({"method": "vanilla", "stop": {"wmv": WMV}, "watch": [{"emv": {"min_iterations": 3}}]}, id="wmv"),
+    pytest.param({"method": "vanilla", "stop": {"holdout": HOLDOUT}}, id="refit"),
     pytest.param({"method": "vanilla", "stop": "min_loss", "precondition": 0.02}, id="min_loss"),
 ]
 
@@ -66,7 +68,8 @@ def test_promise_3_a_resumed_reconstruction_has_the_same_bits(tmp_path, given, a
     assert f"resumed from the checkpoint at iteration {after}" in said
     assert store.checksum(resumed.image) == store.checksum(straight.image)
     assert store.checksum(resumed.snapshots) == store.checksum(straight.snapshots)
-    assert (resumed.chosen, resumed.iterations, resumed.watched) == (straight.chosen, straight.iterations, straight.watched)
+    for field in ("chosen", "iterations", "watched"):
+        assert getattr(resumed, field) == getattr(straight, field)
     assert [k for k, _ in resumed.losses] == [k for k, _ in straight.losses]
 
 
@@ -103,7 +106,8 @@ def test_the_newest_job_wins(tmp_path):
     new.me["host"] = "elsewhere"  # so that the kernel cannot tell whether the old one lives
     old.me["host"] = "here"
     taken = []
-    process = multiprocessing.get_context("fork").Process(target=lambda: (new.acquire(), os._exit(0 if new.mine() else 1)))
+    fork = multiprocessing.get_context("fork")
+    process = fork.Process(target=lambda: (new.acquire(), os._exit(0 if new.mine() else 1)))
     process.start()
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline and not taken:
@@ -173,15 +177,16 @@ def job(tmp_path_factory):
     mask = np.arange(48) % 2 == 0
     mask[20:28] = True
     attributes = {"kind": "measurement", "status": "done", "reason": "", "physics": "sense"}
-    content = {s: {"kspace": kspace * mask * (s + 1), "maps": np.full((1, 4, 48, 48), 0.5, np.complex64)} for s in (0, 1)}
+    maps = np.full((1, 4, 48, 48), 0.5, np.complex64)
+    content = {s: {"kspace": kspace * mask * (s + 1), "maps": maps} for s in (0, 1)}
     store.write(folder / "m.h5", content, attributes, {"mask": mask, "view_shape": np.array([48, 48])})
     arm = small_arm("vanilla", 700, network="skip")
     spec = json.dumps({"arm": arm, "device": "cpu", "threads": 1})
 
     def command(name):
         out, state = folder / f"{name}.h5", folder / f"{name}.state"
-        line = [sys.executable, "-m", "dipline", "reconstruct", str(folder / "m.h5"), "--out", str(out), "--slices", "0,1"]
-        return [*line, "--spec", spec, "--state", str(state)], out
+        line = [sys.executable, "-m", "dipline", "reconstruct", str(folder / "m.h5"), "--out", str(out)]
+        return [*line, "--slices", "0,1", "--spec", spec, "--state", str(state)], out
 
     straight, out = command("straight")
     subprocess.run(straight, check=True, capture_output=True)

@@ -37,7 +37,7 @@ def feed(rule, images, losses=None, held=None):
 
 @pytest.mark.parametrize("complex_", [True, False])
 def test_wmv_equals_the_definition(complex_):
-    """The running sums against the variance over the window, computed anew (methods: 1e-10 in float64; float32 here)."""
+    """The running sums against the variance over the window, computed anew (1e-10 in float64, float32 here)."""
     images, window = walk(90, complex_=complex_), 12
     rule = make("wmv", window=window, patience=1000)
     seen = []
@@ -126,7 +126,7 @@ def test_holdout_splits_outside_the_centre_and_by_seed():
 def test_rules_need_no_host_synchronisation(monkeypatch):
     """update() runs on the device: it must not read a tensor's value."""
     for name in ("item", "__bool__", "__float__", "__int__"):
-        monkeypatch.setattr(torch.Tensor, name, lambda *a: pytest.fail(f"reads a tensor through {name}"))
+        monkeypatch.setattr(torch.Tensor, name, lambda *a, name=name: pytest.fail(f"reads a tensor through {name}"))
     images = walk(30)
     for name in registry.plugins("stopping"):
         rule = make(name, **({"window": 5, "patience": 9} if name == "wmv" else {}))

@@ -1,4 +1,7 @@
-"""The command line: one verb for each rule, and a few for people. Every verb imports what it needs, so that --help is quick."""
+"""The command line: one verb for each rule, and a few for people.
+
+Every verb imports what it needs, so that --help is quick.
+"""
 
 import argparse
 import json
@@ -10,7 +13,8 @@ from dipline import __version__
 
 
 def parser():
-    p = argparse.ArgumentParser(prog="dipline", description="Cohort studies of untrained image reconstruction on MRI and CT scans.")
+    about = "Cohort studies of untrained image reconstruction on MRI and CT scans."
+    p = argparse.ArgumentParser(prog="dipline", description=about)
     p.add_argument("--version", action="version", version=f"dipline {__version__}")
     verbs = p.add_subparsers(dest="verb", required=True, metavar="VERB")
 
@@ -24,28 +28,33 @@ def parser():
     def arg(*names, **options):
         return names, options
 
-    out, spec = arg("--out", required=True, help="file to write"), arg("--spec", help="what the workflow passes: everything resolved, as JSON")
+    out = arg("--out", required=True, help="file to write")
+    spec = arg("--spec", help="what the workflow passes: everything resolved, as JSON")
     slices = arg("--slices", type=_numbers, required=True, help="indices, e.g. 4,5,9 or 3-7")
     files = arg("files", nargs="+", help="the files of one scan")
     volume, study = arg("--volume", required=True), arg("study", help="a study file, or its results folder")
     root = arg("root", help="results folder of a study")
     reader = arg("--reader", default="fastmri", help="by hand: see `dipline list readers`")
 
-    verb(check, arg("study", help="a study file"), arg("--config", nargs="*", default=[], help="KEY=VALUE, as for snakemake"))
+    verb(check, arg("study", help="a study file"),
+         arg("--config", nargs="*", default=[], help="KEY=VALUE, as for snakemake"))  # fmt: skip
     verb(list_, arg("kind", choices=["methods", "networks", "stopping", "readers", "physics", "masks"]))
     verb(show, arg("file"))
     verb(retry, study, arg("--dataset"), arg("--volume"), arg("--acq"), arg("--arm"))
     verb(report, study)
     verb(simulate, out, arg("--spec", required=True, help="reader and its parameters, as JSON"))
     verb(reference, files, out, volume, slices, spec, reader)
-    verb(measure, files, out, arg("--heldout", help="file for the held-out samples"), arg("--dataset", default="scan"), volume,
-         arg("--acq", default="acq"), slices, spec, reader, arg("--acquisition", help="by hand: 'mask: random, acceleration: 4'"),
+    verb(measure, files, out, arg("--heldout", help="file for the held-out samples"),
+         arg("--dataset", default="scan"), volume, arg("--acq", default="acq"), slices, spec, reader,
+         arg("--acquisition", help="by hand: 'mask: random, acceleration: 4'"),
          arg("--crop", default="readout", choices=["readout", "full", "image"]))  # fmt: skip
     verb(reconstruct, arg("measurement"), out, arg("--snapshots", help="file for the snapshots"), slices, spec,
-         arg("--arm", help="by hand: a method's name, or 'method: vanilla, iterations: 500'"), arg("--seed", type=int, default=0),
-         arg("--state", help="folder for checkpoints"), arg("--inputs", type=json.loads, default={}, help="further inputs, as JSON"))  # fmt: skip
+         arg("--arm", help="by hand: a method's name, or 'method: vanilla, iterations: 500'"),
+         arg("--seed", type=int, default=0), arg("--state", help="folder for checkpoints"),
+         arg("--inputs", type=json.loads, default={}, help="further inputs, as JSON"))  # fmt: skip
     verb(score, arg("recons", nargs="+"), arg("--reference", required=True), arg("--measurement", required=True),
-         arg("--heldout", help="default: beside the measurement"), out, arg("--state", help="folder of states to remove"))  # fmt: skip
+         arg("--heldout", help="default: beside the measurement"), out,
+         arg("--state", help="folder of states to remove"))  # fmt: skip
     for f in (tables, panels, curves, volumes):
         verb(f, root)
     verb(schema)
@@ -64,7 +73,7 @@ def main(argv=None):
     except StudyError as error:
         sys.exit("\n".join([*error.problems, f"{len(error.problems)} problem(s); nothing was started"]))
     except Corrupt as error:
-        sys.exit(f"{str(error).split(': ')[0]}: no such file; correct the name" if isinstance(error.__cause__, FileNotFoundError) else str(error))
+        sys.exit(str(error))
     except FileNotFoundError as error:
         sys.exit(f"{error.filename}: no such file; correct the name")
     except BrokenPipeError:
@@ -122,7 +131,10 @@ def measure(files, out, heldout, dataset, volume, acq, slices, spec, reader, acq
 
     if spec is None:
         acquired = s.checked_acquisition(_yaml(acquisition or "mask: as_measured")).model_dump()
-        spec = {"reader": reader, "params": {}, "crop": crop, "maps": s.Maps().model_dump(), "physics": "sense", "acq": acquired}
+        spec = {
+            "reader": reader, "params": {}, "crop": crop, "maps": s.Maps().model_dump(), "physics": "sense",
+            "acq": acquired,
+        }  # fmt: skip
     else:
         spec = json.loads(spec)
     m.measure(files, out, heldout or _beside(out, ".heldout.h5"), dataset, volume, acq, slices, spec)
@@ -139,7 +151,8 @@ def reconstruct(measurement, out, snapshots, slices, spec, arm, seed, state, inp
     if spec is None:
         resolved = s.resolve(s.checked_arm(_yaml(arm or "vanilla")))
         spec = json.dumps({"arm": resolved, "device": "auto", "threads": 1})
-    r.block(measurement, out, snapshots or _beside(out, ".snapshots.h5"), slices, spec, seed, state or _beside(out, ".state"), inputs)
+    snapshots, state = snapshots or _beside(out, ".snapshots.h5"), state or _beside(out, ".state")
+    r.block(measurement, out, snapshots, slices, spec, seed, state, inputs)
 
 
 def score(recons, reference, measurement, heldout, out, state):

@@ -1,7 +1,7 @@
 """What the readers found: volumes, numbers of slices, shapes, problems; kept in ``results/<study>/index.json``.
 
-Entries are keyed by path, size and time, so that only new or changed scans are opened, and only by the main process; jobs on a cluster
-read the file and open no scan but their own.
+Entries are keyed by path, size and time, so that only new or changed scans are opened, and only by the main process;
+jobs on a cluster read the file and open no scan but their own.
 """
 
 import json
@@ -49,8 +49,8 @@ def _dataset(study, name, dataset, known):
     if plugin.get("READS_AS"):
         folder = Path("results") / study.study / "scans" / name
         if not old:
-            suffix = plugin.get("SUFFIX", ".h5")
-            old = {v: {"files": [str(folder / f"{v}{suffix}")], "slices": params["slices"], "simulated": True} for v in plugin.load().names(**params)}
+            suffix, about = plugin.get("SUFFIX", ".h5"), plugin.load().describe(**params) | {"simulated": True}
+            old = {v: {"files": [str(folder / f"{v}{suffix}")], **about} for v in plugin.load().names(**params)}
         return {"key": key, "volumes": old}
     reader = plugin.load()
     volumes = {}
@@ -61,7 +61,8 @@ def _dataset(study, name, dataset, known):
             entry = {"files": [str(f) for f in files], "stamp": stamp}
             try:
                 if not NAME.fullmatch(volume):
-                    raise ValueError(f'{files[0]}: the volume name "{volume}" becomes a folder; rename the file to letters, digits, ".", "_", "-"')
+                    said = f'{files[0]}: the volume name "{volume}" becomes a folder'
+                    raise ValueError(f'{said}; rename the file to letters, digits, ".", "_", "-"')
                 entry |= reader.inspect(files, **params)
             except ValueError as error:
                 entry["problem"] = str(error)

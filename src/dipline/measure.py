@@ -33,7 +33,8 @@ def reference(files, out, volume, slices, spec):
             peak = max(float(v.max()) for v in views.values())
             for s in set(range(reader.inspect(files, **spec["params"])["slices"])) - set(slices):
                 try:
-                    peak = max(peak, float(_truth(scan.recon_shape)(reader.load(files, [s], **spec["params"]).data[0]).max()))
+                    other = reader.load(files, [s], **spec["params"]).data[0]
+                    peak = max(peak, float(_truth(scan.recon_shape)(other).max()))
                 except ValueError:
                     continue  # an unreadable slice that nobody asked for
             content = {s: {"view": v} for s, v in views.items()}
@@ -51,18 +52,21 @@ def _truth(shape):
 def measure(files, out, heldout, dataset, volume, acq, slices, spec):
     """Undersample, add noise, estimate coil maps from what is left, and write one self-contained file.
 
-    A scan that cannot be used gives a file whose status is ``failed``, with the reason; only what another attempt can mend
-    (disk, memory, signal) is an exception.
+    A scan that cannot be used gives a file whose status is ``failed``, with the reason; only what another attempt can
+    mend (disk, memory, signal) is an exception.
     """
     files = [Path(f) for f in files]
-    attributes = {"kind": "measurement", "dataset": dataset, "volume": volume, "acq": acq, "physics": spec["physics"], "status": "done", "reason": ""}
+    attributes = {
+        "kind": "measurement", "dataset": dataset, "volume": volume, "acq": acq, "physics": spec["physics"],
+        "status": "done", "reason": "",
+    }  # fmt: skip
     content, shared, kept = {}, {}, ({}, {})
     try:
         scan = registry.get("readers", spec["reader"]).load().load(files, slices, **spec["params"])
         content, shared, kept, found = MODALITIES[scan.modality](scan, files[0], volume, spec)
         attributes |= found | {
-            "modality": scan.modality, "affine": scan.affine.tolist(), "voxel": [float(v) for v in scan.voxel], "meta": scan.meta,
-            "warnings": scan.warnings + found["warnings"],
+            "modality": scan.modality, "affine": scan.affine.tolist(), "voxel": [float(v) for v in scan.voxel],
+            "meta": scan.meta, "warnings": scan.warnings + found["warnings"],
         }  # fmt: skip
     except ValueError as error:
         attributes |= {"status": "failed", "reason": str(error)}
@@ -84,7 +88,8 @@ def _mri(scan, file, volume, spec):
     if acquired is not None and a["mask"] != "as_measured":
         mask = mask & acquired
     if not mask.any():
-        raise ValueError(f"{file}: the mask keeps no sample of the measured columns; change offset, seed or acceleration")
+        advice = "change offset, seed or acceleration"
+        raise ValueError(f"{file}: the mask keeps no sample of the measured columns; {advice}")
     held = None
     if a["holdout"]:
         mask, held = masks.hold_out(mask, a["holdout"], np.random.default_rng(_seed(volume, a, "holdout")))
@@ -94,7 +99,8 @@ def _mri(scan, file, volume, spec):
             full = noise.add_noise(full, a["noise_snr"], np.random.default_rng(_seed(volume, a, f"noise {s}")))
         if a["coils"]:
             rows, columns = masks.centre_block(np.broadcast_to(mask, shape))
-            full = noise.compress_coils(full, noise.compression_matrix(full[:, rows, columns].reshape(len(full), -1), a["coils"]))
+            centre = full[:, rows, columns].reshape(len(full), -1)
+            full = noise.compress_coils(full, noise.compression_matrix(centre, a["coils"]))
         seen = (full * mask).astype(np.complex64)
         maps, info = _maps(spec["maps"], scan, scan.slices.index(s), seen, full, mask, volume)
         warnings += [w for w in info["warnings"] if w not in warnings]
@@ -103,10 +109,11 @@ def _mri(scan, file, volume, spec):
             kept[s] = {"kspace": (full * held).astype(np.complex64), "maps": content[s]["maps"]}
     view = np.array([min(n, m) for n, m in zip(scan.recon_shape, shape, strict=True)])
     found = {
-        "acceleration_achieved": mask.size / int(mask.sum()), "crop": spec["crop"], "mask": a["mask"], "maps": spec["maps"]["method"],
-        "coils": kspace.shape[1], "units": "a.u.", "warnings": warnings,
+        "acceleration_achieved": mask.size / int(mask.sum()), "crop": spec["crop"], "mask": a["mask"],
+        "maps": spec["maps"]["method"], "coils": kspace.shape[1], "units": "a.u.", "warnings": warnings,
     }  # fmt: skip
-    return content, {"mask": mask, "view_shape": view}, (kept, {"mask": held, "view_shape": view} if kept else {}), found
+    shared = {"mask": mask, "view_shape": view}
+    return content, shared, (kept, {"mask": held, "view_shape": view} if kept else {}), found
 
 
 MODALITIES = {"mri": _mri}
@@ -157,20 +164,23 @@ def _maps(wanted, scan, position, seen, full, mask, volume):
         return espirit.calibrate(seen, mask, sets=wanted["sets"])
     if wanted["method"] == "full":
         maps, info = espirit.calibrate(full, np.ones(full.shape[-1], bool), sets=wanted["sets"])
-        return maps, info | {"warnings": [*info["warnings"], "coil maps from complete data, which a real undersampled scan does not have"]}
+        warning = "coil maps from complete data, which a real undersampled scan does not have"
+        return maps, info | {"warnings": [*info["warnings"], warning]}
     if wanted["file"]:
         maps = _map_file(Path(os.path.expandvars(wanted["file"].replace("{volume}", volume))), position)
     elif scan.maps is not None:
         maps = scan.maps[position]
     else:
-        raise ValueError("maps: given, but the scan brings none; name a file (maps: {method: given, file: …}) or use method: espirit")
+        advice = "name a file (maps: {method: given, file: …}) or use method: espirit"
+        raise ValueError(f"maps: given, but the scan brings none; {advice}")
     if maps.shape[-3:] != seen.shape:
-        raise ValueError(f"maps: found shape {maps.shape[-3:]}, allowed: {seen.shape} (coils, rows, columns after the crop {tuple(seen.shape[1:])})")
+        allowed = f"{seen.shape} (coils, rows, columns after the crop {tuple(seen.shape[1:])})"
+        raise ValueError(f"maps: found shape {maps.shape[-3:]}, allowed: {allowed}")
     return maps.reshape(-1, *seen.shape), {"method": "given", "warnings": []}
 
 
 def _map_file(path, position):
-    """Maps (coils, H, W) of the slice at ``position`` from .npy (coils, H, W) or (slices, coils, H, W), or BART's .cfl."""
+    """Maps (coils, H, W) of the slice at ``position``, from .npy (with or without an axis of slices) or BART's .cfl."""
     try:
         if path.suffix == ".npy":
             maps = np.load(path, allow_pickle=False)

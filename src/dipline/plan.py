@@ -6,6 +6,8 @@ results/<study>/
     measurement/{dataset}/{volume}/{acq}.h5, {acq}.heldout.h5    what an arm sees; what is kept from it
     recon/{dataset}/{volume}/{acq}/{arm}/seed{seed}/{block}.h5, {block}.snapshots.h5
     scores/{dataset}/{volume}/{acq}/{arm}/seed{seed}.json
+    study.resolved.yaml                                          the study as it was read: itself a study file
+    index.json                                                   the scans that were found
 """
 
 import hashlib
@@ -29,21 +31,28 @@ HERE = registry.PACKAGE
 
 
 def use_checkout(folder):
-    """What runs is the checkout in ``folder``, with the Python that runs Snakemake, whether its environment is activated or not."""
+    """What runs is the checkout in ``folder``, with the Python that runs Snakemake, activated environment or not."""
     path, source = os.environ.get("PATH", ""), os.environ.get("PYTHONPATH")
     os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), path])
     os.environ["PYTHONPATH"] = os.pathsep.join([os.path.join(folder, "src"), *([source] if source else [])])
 
 
 def prepare(config, sources, main=True):
-    """The plan for a run of Snakemake. The main process looks at the scans and writes ``study.resolved.yaml``; jobs read what it found."""
+    """The plan for a run of Snakemake.
+
+    The main process looks at the scans and writes ``study.resolved.yaml``; jobs read what it found. It also reads the
+    files in ``sources`` once more: Snakemake takes the second of two equal keys without a word.
+    """
+    for source in filter(os.path.isfile, sources if main else ()):
+        studies.read(source)
     try:
         plan = Plan.load(config, " + ".join(map(str, sources)) or "config", fresh=main)
         file, text = plan.root / "study.resolved.yaml", plan.resolved_yaml()
         if main and (not file.exists() or file.read_text() != text):
             store.write_text(file, text)
     except OSError as error:
-        raise StudyError([f"the folder results/ cannot be written ({error}); run Snakemake in a folder that you own, with space left"]) from None
+        advice = "run Snakemake in a folder that you own, with space left"
+        raise StudyError([f"the folder results/ cannot be written ({error}); {advice}"]) from None
     if main:
         for (dataset, volume), problem in plan.problems.items():
             print(f"left out: {dataset}/{volume}: {problem}", file=sys.stderr)
@@ -136,7 +145,8 @@ class Plan:
     def pattern(self, wildcard):
         """A regular expression for the names that a wildcard may have."""
         names = {
-            "dataset": self.volumes, "arm": self.study.arms, "volume": {v for volumes in self.volumes.values() for v in volumes},
+            "dataset": self.volumes, "arm": self.study.arms,
+            "volume": {v for volumes in self.volumes.values() for v in volumes},
             "acq": {a for d in self.study.datasets.values() for a in d.acquisitions},
         }[wildcard]  # fmt: skip
         return "|".join(sorted(map(re.escape, names))) or "(?!)"
@@ -178,26 +188,30 @@ class Plan:
         """{name: {"file", "slice", "kind"}} of what the arm is given besides the measurement."""
         given = {}
         for name, i in self.study.arms[arm].inputs.items():
+            key = f"arms.{arm}.inputs.{name}"
             d, v = i.dataset or dataset, volume if i.volume == "same" else i.volume
             if i.file:
                 given[name] = {"kind": "file", "file": os.path.expandvars(i.file), "slice": i.slice}
                 continue
             if v not in self.volumes[d]:
-                raise StudyError([f"arms.{arm}.inputs.{name}: dataset {d} has no readable volume {v} (needed by {dataset}/{volume})"])
+                raise StudyError([f"{key}: dataset {d} has no readable volume {v} (needed by {dataset}/{volume})"])
             needed = self.blocks(dataset, volume, arm)[block] if i.slice == "same" else [i.slice]
             missing = [s for s in needed if s not in self.volumes[d][v]["chosen"]]
             if missing:
-                raise StudyError([f"arms.{arm}.inputs.{name}: slice {missing[0]} of {d}/{v} is not among its chosen slices; widen slices: of dataset {d}"])
+                fault = f"slice {missing[0]} of {d}/{v} is not among its chosen slices"
+                raise StudyError([f"{key}: {fault}; widen slices: of dataset {d}"])
+            first = next(iter(self.study.datasets[d].acquisitions))
             if i.arm is None:
-                source = i.acq or next(iter(self.study.datasets[d].acquisitions))
+                source = i.acq or first
                 given[name] = {"kind": "measurement", "file": self.measurement(d, v, source), "slice": i.slice}
             else:
-                source = i.acq or (acq if d == dataset else next(iter(self.study.datasets[d].acquisitions)))
+                source = i.acq or (acq if d == dataset else first)
                 seeds = self.study.arm_seeds(i.arm)
                 job = Job(d, v, source, i.arm, seed if seed in seeds else seeds[0])
                 holder = [b for b, s in self.blocks(d, v, i.arm).items() if set(needed) <= set(s)]
                 if not holder:
-                    raise StudyError([f"arms.{arm}.inputs.{name}: the blocks of {arm} are larger than those of {i.arm}; give both the same block"])
+                    fault = f"the blocks of {arm} are larger than those of {i.arm}"
+                    raise StudyError([f"{key}: {fault}; give both the same block"])
                 file = dict(zip(self.blocks(d, v, i.arm), self.recons(job), strict=True))[holder[0]]
                 given[name] = {"kind": "recon", "file": file, "slice": i.slice}
         return given
@@ -209,9 +223,12 @@ class Plan:
     def shown(self):
         """[(dataset, acq, volume)] of the panels."""
         return [
-            (d, acq, v) for d, dataset in self.study.datasets.items() for acq in dataset.acquisitions for v in list(self.volumes[d])[: self.SHOWN]
+            (d, acq, v)
+            for d, dataset in self.study.datasets.items()
+            for acq in dataset.acquisitions
+            for v in list(self.volumes[d])[: self.SHOWN]
             if any(self.study.solves(a, d) for a in self.study.arms)
-        ]  # fmt: skip
+        ]
 
     def panel(self, dataset, acq, volume):
         return f"{self.root}/figures/panels/{dataset}/{acq}/{volume}.png"
@@ -232,10 +249,11 @@ class Plan:
     def measure_spec(self, dataset, acq):
         """The ``--spec`` of ``measure``, the same for all volumes."""
         d, modality = self.study.datasets[dataset], self.study.modality(dataset)
+        code = {HERE / "measure.py", *(HERE / "acquire").glob("*.py"), *(HERE / "calibrate").glob("*.py")}
         return self._cached(("measure", dataset, acq), lambda: {
             **self.reader_spec(dataset), "crop": d.crop, "maps": d.maps.model_dump(), "physics": PHYSICS[modality],
             "acq": self.study.acquisition(dataset, acq).model_dump(), "threads": self.study.threads,
-            "code": registry.code_hash({HERE / "measure.py", *(HERE / "acquire").glob("*.py"), *(HERE / "calibrate").glob("*.py"), *self._reader_code(dataset)}),
+            "code": registry.code_hash(code | self._reader_code(dataset)),
         })  # fmt: skip
 
     def reader_spec(self, dataset):
@@ -255,9 +273,10 @@ class Plan:
 
     def simulate_spec(self, dataset):
         d, plugin = self.study.datasets[dataset], registry.get("readers", self.study.datasets[dataset].reader)
+        params, cohort = registry.check_parameters(plugin, d.params)[0], plugin.get("COHORT", ())
         return self._cached(("simulate", dataset), lambda: {
             "reader": d.reader,
-            "params": {k: v for k, v in registry.check_parameters(plugin, d.params)[0].items() if k not in plugin.get("COHORT", ())},
+            "params": {k: v for k, v in params.items() if k not in cohort},
             "code": registry.code_hash(registry.code_files(("readers", d.reader))),
         })  # fmt: skip
 
@@ -270,7 +289,10 @@ class Plan:
             used += [("networks", n) for n in resolved["network"] or {}]
             used += [("stopping", n) for rule in (resolved["stop"], *resolved["watch"]) for n in rule]
             files = registry.code_files(*used) | {HERE / "methods" / "base.py"}
-            return {"arm": resolved, "device": self.study.device, "threads": self.study.threads, "engine": registry.ENGINE, "code": registry.code_hash(files)}
+            return {
+                "arm": resolved, "device": self.study.device, "threads": self.study.threads, "engine": registry.ENGINE,
+                "code": registry.code_hash(files),
+            }  # fmt: skip
 
         return self._cached(("reconstruct", PHYSICS[self.study.modality(dataset)], acq, arm), make)
 
@@ -286,8 +308,9 @@ class Plan:
     # cost
 
     def cost(self, dataset, volume, acq, arm):
-        """(seconds, megabytes) that one slice is likely to need on a CPU thread: for resources and estimates, no promise."""
-        entry, resolved = self.volumes[dataset][volume], json.loads(self.reconstruct_spec(dataset, acq, arm))["arm"]
+        """(seconds, megabytes) that one slice is likely to need on a CPU thread: an estimate, no promise."""
+        entry = self.volumes[dataset][volume]
+        resolved = json.loads(self.reconstruct_spec(dataset, acq, arm))["arm"]
         coils, height, width = (entry.get("shape") or [12, 256, 256])[-3:]
         rows = entry.get("recon_shape", [height, width])[0] if self.study.datasets[dataset].crop != "full" else height
         pixels = rows * width
@@ -297,8 +320,9 @@ class Plan:
             widths = params.get("widths", [64] * 4)
             level0 = 0 if name == "unet" else 1
             flops = sum(216 * w * w * pixels / 4 ** (i + level0) for i, w in enumerate(widths))
-            step += resolved["params"].get("draws", 1) * (flops / 50e9 + 15e-3 * pixels / 128**2)
-            memory += sum(40 * w * pixels * 4e-6 / 4**i for i, w in enumerate(widths)) * resolved["params"].get("draws", 1)
+            draws = resolved["params"].get("draws", 1)
+            step += draws * (flops / 50e9 + 15e-3 * pixels / 128**2)
+            memory += sum(40 * w * pixels * 4e-6 / 4**i for i, w in enumerate(widths)) * draws
         return resolved["iterations"] * step, memory
 
     def memory(self, job):
@@ -308,12 +332,14 @@ class Plan:
     def minutes(self, job, block):
         """Minutes for Snakemake's ``runtime``: a GPU is taken to be 20 times a CPU thread."""
         slices = len(self.blocks(job.dataset, job.volume, job.arm)[block])
-        seconds = slices * self.cost(job.dataset, job.volume, job.acq, job.arm)[0] / (20 if self.gpus(job.arm) else self.study.threads)
+        speed = 20 if self.gpus(job.arm) else self.study.threads
+        seconds = slices * self.cost(job.dataset, job.volume, job.acq, job.arm)[0] / speed
         return int(10 + 2 * seconds / 60)
 
     def gpus(self, arm):
         """Cards that a reconstruction asks for: one, unless the study is for the CPU or the arm has no network."""
-        return int(self.study.device != "cpu" and bool(registry.get("methods", self.study.arms[arm].method).get("NETWORK")))
+        method = registry.get("methods", self.study.arms[arm].method)
+        return int(self.study.device != "cpu" and bool(method.get("NETWORK")))
 
     def scan_memory(self, dataset, volume):
         """MB for ``measure``: the scan several times over."""
@@ -323,5 +349,5 @@ class Plan:
     # the resolved study
 
     def resolved_yaml(self):
-        """The study with the volumes that were found, as YAML; equal text for equal studies."""
+        """The study as it was read, without the defaults, as YAML: itself a study; equal text for equal studies."""
         return yaml.safe_dump(self.study.model_dump(exclude_unset=True), sort_keys=False, allow_unicode=True)

@@ -10,12 +10,18 @@ from dipline import registry, store
 from dipline.study import StudyError
 
 MASKS = {
-    "random": "every line kept independently, fastMRI's knee challenges", "equispaced": "every R-th line, with the centre on top",
+    "random": "every line kept independently, fastMRI's knee challenges",
+    "equispaced": "every R-th line, with the centre on top",
     "equispaced_fraction": "evenly spaced such that R holds with the centre, fastMRI's brain challenges",
-    "magic": "equispaced lines shifted so that conjugate symmetry adds new ones", "magic_fraction": "the same with R holding with the centre",
-    "gaussian": "lines of Gaussian density", "gaussian_2d": "points of Gaussian density", "poisson": "points, variable-density Poisson disc",
-    "file": "a mask of yours (.npy, .npz, .h5, .csv, .txt)", "full": "everything", "as_measured": "what an undersampled scan holds",
-}  # fmt: skip
+    "magic": "equispaced lines shifted so that conjugate symmetry adds new ones",
+    "magic_fraction": "the same with R holding with the centre",
+    "gaussian": "lines of Gaussian density",
+    "gaussian_2d": "points of Gaussian density",
+    "poisson": "points, variable-density Poisson disc",
+    "file": "a mask of yours (.npy, .npz, .h5, .csv, .txt)",
+    "full": "everything",
+    "as_measured": "what an undersampled scan holds",
+}
 
 
 def text(plan):
@@ -29,7 +35,8 @@ def text(plan):
     for d in plan.volumes:
         arms = [arm for arm, other in plan.left_out if other == d]
         if arms:
-            lines.append(f"not run on {d}: {', '.join(arms)} (their methods do not solve it, or `datasets:` leaves it out)")
+            why = "their methods do not solve it, or `datasets:` leaves it out"
+            lines.append(f"not run on {d}: {', '.join(arms)} ({why})")
     blocks = [(job, recon) for job in plan.jobs for recon in plan.recons(job)]
     seconds, disk = 0.0, 0.0
     for job in plan.jobs:
@@ -38,7 +45,8 @@ def text(plan):
         pixels = np.prod(plan.volumes[job.dataset][job.volume].get("recon_shape", [256, 256]))
         disk += n * pixels * (16 + 2 * study.snapshots * study.keep_snapshots)
     lines.append(f"jobs: {len(blocks)} reconstructions of {len(plan.jobs)} volumes (volume x acquisition x arm x seed)")
-    lines.append(f"about {seconds / 3600:.2g} hours on one CPU thread, {disk / 1e9:.2g} GB, {4 * len(blocks) + len(plan.jobs)} files")
+    files = 4 * len(blocks) + len(plan.jobs)
+    lines.append(f"about {seconds / 3600:.2g} hours on one CPU thread, {disk / 1e9:.2g} GB, {files} files")
     lines += _again(plan, blocks)
     return "\n".join(lines)
 
@@ -63,19 +71,21 @@ def _again(plan, blocks):
         changed += ["measurement"] if measured[scan] else []
         state["changed" if changed else "failed" if found["status"] == "failed" else "done"] += 1
         why.update([f"{job.arm} (changed: {', '.join(changed)})"] if changed else [])
-    lines = ["to compute: " + ", ".join(f"{state[what]} {what}" for what in ("new", "changed", "unreadable", "failed", "done") if state[what])]
+    order = ("new", "changed", "unreadable", "failed", "done")
+    lines = ["to compute: " + ", ".join(f"{state[what]} {what}" for what in order if state[what])]
     lines += [f"  again: {n} of {reason}" for reason, n in why.items()]
     if state["failed"]:
-        lines.append("  failed results stay as they are; `dipline retry` removes them, and the next run makes them again")
+        lines.append("  failed results stay as they are; `dipline retry` removes them, the next run makes them again")
     planned = {recon for _, recon in blocks}
-    orphans = [p for p in plan.root.glob("recon/*/*/*/*/*/s*.h5") if not p.name.endswith(".snapshots.h5") and str(p) not in planned]
-    if orphans:
-        lines.append(f"{len(orphans)} finished result(s) belong to other blocks, arms or volumes than the study now names; they stay and are not used")
+    found = [p for p in plan.root.glob("recon/*/*/*/*/*/s*.h5") if not p.name.endswith(".snapshots.h5")]
+    if orphans := [p for p in found if str(p) not in planned]:
+        other = "belong to other blocks, arms or volumes than the study now names"
+        lines.append(f"{len(orphans)} finished result(s) {other}; they stay and are not used")
     return lines
 
 
 def _measured_otherwise(plan, dataset, volume, acq):
-    """Whether a measurement will be made again, and all that stands on it: it is gone, or its spec or its slices changed."""
+    """Whether a measurement, and all that stands on it, will be made again: it is gone, its spec or slices changed."""
     try:
         head, slices = store.read(plan.measurement(dataset, volume, acq), names=())
     except OSError:
@@ -101,7 +111,8 @@ def of_file(path):
     try:
         return "\n".join(_of_file(path))
     except store.Corrupt:
-        raise store.Corrupt(f"{path}: no HDF5 file, or half of one; a result that is deleted is made anew by Snakemake, a scan must be copied again") from None
+        advice = "a result that is deleted is made anew by Snakemake, a scan must be copied again"
+        raise store.Corrupt(f"{path}: no HDF5 file, or half of one; {advice}") from None
 
 
 def _of_file(path):
@@ -121,7 +132,8 @@ def _of_file(path):
                 lines.append(f"    {name}.{key}: {value}")
 
         f.visititems(visit)
-    lines += ["  provenance", *(f"    {k}: {json.dumps(v) if isinstance(v, dict) else v}" for k, v in provenance.items())]
+    lines.append("  provenance")
+    lines += [f"    {k}: {json.dumps(v) if isinstance(v, dict) else v}" for k, v in provenance.items()]
     return lines
 
 
@@ -130,8 +142,9 @@ def remove_failed(plan, dataset=None, volume=None, acq=None, arm=None):
     known = zip(("dataset", "volume", "acq", "arm"), zip(*plan.jobs, strict=True), strict=False)
     problems = [
         f'no {kind} "{name}" in this study{registry.nearest(name, set(names))}'
-        for (kind, names), name in zip(known, (dataset, volume, acq, arm), strict=True) if name is not None and name not in names
-    ]  # fmt: skip
+        for (kind, names), name in zip(known, (dataset, volume, acq, arm), strict=True)
+        if name is not None and name not in names
+    ]
     if problems:
         raise StudyError(problems)
     removed = []
@@ -139,8 +152,8 @@ def remove_failed(plan, dataset=None, volume=None, acq=None, arm=None):
         wanted = ((dataset, job.dataset), (volume, job.volume), (acq, job.acq), (arm, job.arm))
         if any(w is not None and w != have for w, have in wanted):
             continue
-        candidates = [plan.measurement(job.dataset, job.volume, job.acq), plan.reference(job.dataset, job.volume), *plan.recons(job)]
-        for file in map(Path, candidates):
+        made = [plan.measurement(job.dataset, job.volume, job.acq), plan.reference(job.dataset, job.volume)]
+        for file in map(Path, [*made, *plan.recons(job)]):
             if file.exists() and _failed(file):
                 file.unlink()
                 removed.append(str(file))

@@ -51,12 +51,14 @@ def block(measurement, out, snapshots, slices, spec, seed, state, given):
     say = lambda line: print(line, flush=True)  # noqa: E731
     signals = Signals()
     spec = json.loads(spec)
-    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if spec["device"] == "auto" else spec["device"])
+    there = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(there if spec["device"] == "auto" else spec["device"])
     loop.set_up(device.type, spec["threads"])
     files = [measurement, *(g["file"] for g in given.values())]
-    provenance = store.provenance("reconstruct", spec, files, seed=seed, device=_device_name(device), threads=torch.get_num_threads())
-    identity = store.checksum(np.frombuffer(json.dumps([spec, seed, provenance["inputs"], device.type]).encode(), np.uint8))[:16]
-    folder = Path(state) / identity
+    runs_on = {"device": _device_name(device), "threads": torch.get_num_threads()}
+    provenance = store.provenance("reconstruct", spec, files, seed=seed, **runs_on)
+    identity = json.dumps([spec, seed, provenance["inputs"], device.type]).encode()
+    folder = Path(state) / store.checksum(np.frombuffer(identity, np.uint8))[:16]
     lease = Lease(folder)
     lease.acquire()
     head, _ = store.read(measurement, names=())
@@ -65,7 +67,8 @@ def block(measurement, out, snapshots, slices, spec, seed, state, given):
         for index in slices:
             done = folder / f"s{index:03d}.h5"
             if not done.exists():
-                say(f"slice {index}: {spec['arm']['method']}, seed {seed}, on {provenance['device']}, {provenance['threads']} threads")
+                where = f"on {provenance['device']}, {provenance['threads']} threads"
+                say(f"slice {index}: {spec['arm']['method']}, seed {seed}, {where}")
                 keeper = Keeper(folder / f"s{index:03d}.pt", lease, signals)
                 result, shots = _slice(measurement, head, index, spec["arm"], seed, device, given, keeper, say)
                 store.write(done.with_suffix(".snapshots.h5"), {index: shots}, {})
@@ -106,9 +109,10 @@ def _slice(measurement, head, index, arm, seed, device, given, keeper, say):
     content = {
         "status": "done", "reason": "", "image": result.image, "view": A.view(image).cpu().numpy().astype(np.float32),
         "last_view": A.view(torch.from_numpy(result.last).to(device)).cpu().numpy().astype(np.float32),
-        "losses": np.array(result.losses, np.float64).reshape(-1, 2), "iterations": result.iterations, "chosen": result.chosen,
-        "watched": result.watched, "scale": result.scale, "residual": residual, "seconds": result.seconds, "memory_mb": _memory(device),
-        "checksum": store.checksum(result.image), **{f"artefact_{k}": v.cpu().numpy() for k, v in result.artefacts.items()},
+        "losses": np.array(result.losses, np.float64).reshape(-1, 2), "iterations": result.iterations,
+        "chosen": result.chosen, "watched": result.watched, "scale": result.scale, "residual": residual,
+        "seconds": result.seconds, "memory_mb": _memory(device), "checksum": store.checksum(result.image),
+        **{f"artefact_{k}": v.cpu().numpy() for k, v in result.artefacts.items()},
     }  # fmt: skip
     return content, {"views": result.snapshots, "steps": np.array(result.snapshot_steps), "scale": result.scale}
 
@@ -130,7 +134,8 @@ def _input(given, index, A):
     else:
         image = torch.from_numpy(np.load(given["file"], allow_pickle=False))
     if tuple(image.shape[-2:]) != tuple(A.domain[-2:]):
-        raise ValueError(f"{given['file']}: an image of {tuple(image.shape[-2:])}, needed: {tuple(A.domain[-2:])}, the size of the scan after its crop")
+        needed = f"{tuple(A.domain[-2:])}, the size of the scan after its crop"
+        raise ValueError(f"{given['file']}: an image of {tuple(image.shape[-2:])}, needed: {needed}")
     return image.reshape(-1, *image.shape[-2:])[: A.domain[0]].to(A.dtype)
 
 

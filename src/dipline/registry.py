@@ -1,9 +1,9 @@
 """Plug-ins: one file each, found by file name, and described without being imported.
 
-What a study check needs to know of a plug-in (its docstring, parameters with defaults and allowed values, inputs, tasks)
-are literals at the top of its file. They are read from the syntax tree, so that a login node needs no torch:
+What a study check needs to know of a plug-in (its docstring, parameters with defaults and allowed values, inputs,
+tasks) are literals at the top of its file. They are read from the syntax tree, so that a login node needs no torch:
 
-    PARAMETERS  {"lr": 3e-4, "input": ("uniform", "zero_filled")}; a tuple lists the allowed values, the first is the default
+    PARAMETERS  {"lr": 3e-4, "input": ("uniform", "zero_filled")}; a tuple: the allowed values, the first is the default
     CLASS       methods: regularised | early stopping | re-parameterised | pre-trained | classical
     TASKS       modalities that a method can solve; absent: all
     INPUTS      inputs that a method must be given in the study, e.g. ("prior",)
@@ -16,6 +16,7 @@ import ast
 import difflib
 import hashlib
 import importlib
+import math
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -74,9 +75,10 @@ def plugins(kind):
             tree = ast.parse(path.read_text())
             literals = {}
             for node in tree.body:
-                if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id.isupper():
+                target = node.targets[0] if isinstance(node, ast.Assign) else None
+                if isinstance(target, ast.Name) and target.id.isupper():
                     try:
-                        literals[node.targets[0].id] = ast.literal_eval(node.value)
+                        literals[target.id] = ast.literal_eval(node.value)
                     except ValueError:
                         continue  # a constant that is computed: the plug-in's own business
             found[path.stem] = Plugin(kind, path.stem, path, ast.get_docstring(tree) or "", literals)
@@ -92,7 +94,8 @@ def nearest(name, allowed):
 def get(kind, name):
     known = plugins(kind)
     if name not in known:
-        raise UnknownPlugin(f'no such plug-in among {kind}: "{name}"; allowed: {", ".join(known)}{nearest(name, known)}')
+        allowed = ", ".join(known) + nearest(name, known)
+        raise UnknownPlugin(f'no such plug-in among {kind}: "{name}"; allowed: {allowed}')
     return known[name]
 
 
@@ -116,16 +119,19 @@ def check_parameters(plugin, given):
 def _fault(value, default):
     """What is wrong with ``value`` where ``default`` stands, or None."""
     if isinstance(default, tuple):
-        return None if value in default else f"found {value!r}, allowed: {', '.join(map(str, default))}{nearest(value, default)}"
+        allowed = ", ".join(map(str, default)) + nearest(value, default)
+        return None if value in default else f"found {value!r}, allowed: {allowed}"
     if isinstance(default, bool) or isinstance(value, bool):
-        ok, kind = isinstance(value, bool) and isinstance(default, bool), "true or false" if isinstance(default, bool) else "a number"
+        ok = isinstance(value, bool) and isinstance(default, bool)
+        kind = "true or false" if isinstance(default, bool) else "a number"
     elif isinstance(default, int):
         ok, kind = isinstance(value, int), "a whole number"
     elif isinstance(default, float):
-        ok, kind = isinstance(value, int | float) and value == value and abs(value) != float("inf"), "a number"
+        ok, kind = isinstance(value, int | float) and math.isfinite(value), "a number"
     elif isinstance(default, list):
-        bad = not isinstance(value, list) or not value or [m for v in value for m in [_fault(v, type(default[0])())] if m]
-        ok, kind = not bad, f"a list like {default}"
+        items = value if isinstance(value, list) else []
+        bad = [f"; item {i}: {m}" for i, v in enumerate(items, 1) if (m := _fault(v, type(default[0])()))]
+        ok, kind = items and not bad, f"a list like {default}{''.join(bad[:1])}"
     else:
         ok, kind = isinstance(value, type(default)), "text"
     if not ok:

@@ -1,7 +1,7 @@
 """Checkpoints, signals, and the lease that keeps a second writer out of a reconstruction's state folder.
 
-A job leaves with :data:`AGAIN` after a signal or when a newer job wants its state folder: its checkpoint is written, and the scheduler
-is to try again.
+A job leaves with :data:`AGAIN` after a signal or when a newer job wants its state folder: its checkpoint is written,
+and the scheduler is to try again.
 """
 
 import json
@@ -29,8 +29,9 @@ class Lost(Interrupted):
 class Lease:
     """One writer for a state folder, across nodes and schedulers: the newest job wins, the older one saves and leaves.
 
-    The owner is a hard link to a card with a token (``link`` is atomic, also on NFS); a newcomer leaves a note and waits for the owner's
-    next :meth:`beat`, or takes over when the owner's heartbeat is older than ``STALE`` seconds or Slurm or the kernel says that it is gone.
+    The owner is a hard link to a card with a token (``link`` is atomic, also on NFS); a newcomer leaves a note and
+    waits for the owner's next :meth:`beat`, or takes over when the owner's heartbeat is older than ``STALE`` seconds or
+    Slurm or the kernel says that it is gone.
     """
 
     BEAT, STALE = 5.0, 60.0
@@ -40,8 +41,8 @@ class Lease:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.owner, self.note, self.last = self.folder / "owner.json", self.folder / "takeover", 0.0
         self.me = {
-            "token": uuid.uuid4().hex, "born": time.time(), "job": os.environ.get("SLURM_JOB_ID"), "host": socket.gethostname(),
-            "pid": os.getpid(),
+            "token": uuid.uuid4().hex, "born": time.time(), "job": os.environ.get("SLURM_JOB_ID"),
+            "host": socket.gethostname(), "pid": os.getpid(),
         }  # fmt: skip
 
     def holder(self):
@@ -97,7 +98,8 @@ class Lease:
         if held["job"] and self.me["job"]:
             if held["job"] == self.me["job"]:
                 return True  # our own life before a requeue
-            run = subprocess.run(["squeue", "-h", "-t", "all", "-o", "%T", "-j", held["job"]], capture_output=True, text=True)
+            ask = ["squeue", "-h", "-t", "all", "-o", "%T", "-j", held["job"]]
+            run = subprocess.run(ask, capture_output=True, text=True)
             alive = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED"} & set(run.stdout.split())
             return (run.returncode == 0 and not alive) or "Invalid job id" in run.stderr
         if held["host"] == self.me["host"]:

@@ -13,8 +13,8 @@ METRICS = ("psnr", "ssim", "nmse", "hfen")
 def score(recons, snapshots, reference, measurement, heldout, out, state=None):
     """Write the scores of a volume as JSON; remove the states of its reconstructions, which are now seen.
 
-    Rows are ``[slice, metric, which, value]``; slice "" is the volume. ``which``: ``stopped`` (what the arm hands over), ``last``, ``peak``
-    (oracle: of every slice the snapshot with the highest PSNR).
+    Rows are ``[slice, metric, which, value]``; slice "" is the volume. ``which``: ``stopped`` (what the arm hands
+    over), ``last``, ``peak`` (oracle: of every slice the snapshot with the highest PSNR).
     """
     images, shots, specs = {}, {}, []
     for recon, shot in zip(recons, snapshots, strict=True):
@@ -38,10 +38,14 @@ def score(recons, snapshots, reference, measurement, heldout, out, state=None):
     if good and truth["status"] == "done":
         _against_truth(result, good, shots, views, truth["range"], complete=len(good) == len(images))
     if good and store.attributes(heldout)["status"] == "done":
-        rows += [[s, "heldout_nmse", "stopped", _heldout(heldout, s, i["image"], head["physics"])] for s, i in good.items()]
-    rows += [[s, key, "stopped", i[key]] for s, i in good.items() for key in ("residual", "seconds", "iterations", "memory_mb")]
+        kept = {s: _heldout(heldout, s, i["image"], head["physics"]) for s, i in good.items()}
+        rows += [[s, "heldout_nmse", "stopped", value] for s, value in kept.items()]
+    each = ("residual", "seconds", "iterations", "memory_mb")
+    rows += [[s, key, "stopped", i[key]] for s, i in good.items() for key in each]
     if good and len(good) == len(images):
-        total = {"seconds": np.sum, "iterations": np.mean, "residual": np.mean, "heldout_nmse": np.mean, "memory_mb": np.max}
+        total = {
+            "seconds": np.sum, "iterations": np.mean, "residual": np.mean, "heldout_nmse": np.mean, "memory_mb": np.max,
+        }  # fmt: skip
         for key, of in total.items():
             values = [r[3] for r in rows if r[1] == key]
             if values:
@@ -55,7 +59,8 @@ def score(recons, snapshots, reference, measurement, heldout, out, state=None):
 
 def _against_truth(result, good, shots, views, data_range, complete):
     """PSNR, SSIM, NMSE, HFEN of slices and, where no slice is missing, of the volume; the curves."""
-    kinds = {"stopped": {s: i["view"] for s, i in good.items()}, "last": {s: i["last_view"] for s, i in good.items()}, "peak": {}}
+    stopped, last = ({s: i[view] for s, i in good.items()} for view in ("view", "last_view"))
+    kinds = {"stopped": stopped, "last": last, "peak": {}}
     for s in good:
         if not len(shots[s]["steps"]):
             continue
@@ -68,7 +73,8 @@ def _against_truth(result, good, shots, views, data_range, complete):
             result["rows"] += [[s, m, which, v] for m, v in _values(view, views[s]["view"], data_range).items()]
         if complete and len(found) == len(good):
             order = sorted(found)
-            volume = _values(np.stack([found[s] for s in order]), np.stack([views[s]["view"] for s in order]), data_range)
+            image, truth = np.stack([found[s] for s in order]), np.stack([views[s]["view"] for s in order])
+            volume = _values(image, truth, data_range)
             result["rows"] += [["", m, which, v] for m, v in volume.items()]
 
 

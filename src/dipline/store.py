@@ -1,7 +1,7 @@
 """Files between jobs: HDF5 with the arrays, and with every attribute needed to lead a number back to its origin.
 
     measurement  slices/<n>/…  arrays of one slice (kspace, maps)     shared/…  arrays of all (mask, view_shape)
-    recon        slices/<n>/   image, view, last_view, losses          attributes: status, reason, iterations, seconds, …
+    recon        slices/<n>/   image, view, last_view, losses          attributes: status, reason, iterations, …
     snapshots    slices/<n>/   views (float16, divided by the attribute scale), steps
     reference    slices/<n>/   view
 
@@ -63,7 +63,8 @@ def write(path, slices, attributes, shared=None):
             group = f.create_group(f"slices/{index:03d}")
             arrays = {k: v for k, v in content.items() if isinstance(v, np.ndarray) and v.ndim}
             for name, array in arrays.items():
-                group.create_dataset(name, data=array, **({"compression": "gzip", "compression_opts": 1} if array.size > 4096 else {}))
+                packed = {"compression": "gzip", "compression_opts": 1} if array.size > 4096 else {}
+                group.create_dataset(name, data=array, **packed)
             _attributes(group, {k: v for k, v in content.items() if k not in arrays})
 
 
@@ -78,7 +79,10 @@ def opened(path):
         with h5py.File(path, "r") as f:
             yield f
     except OSError as error:
-        raise Corrupt(f"{path}: cannot be read ({error}); delete the file and run Snakemake again, it will be made anew") from error
+        if not Path(path).exists():
+            raise Corrupt(f"{path}: no such file; correct the name") from error
+        advice = "delete the file and run Snakemake again, it will be made anew"
+        raise Corrupt(f"{path}: cannot be read ({error}); {advice}") from error
 
 
 def attributes(path):
@@ -98,14 +102,20 @@ def decoded(node):
 
 
 def read(path, index=None, names=None):
-    """(attributes of the file, {slice: {arrays and attributes}}); ``index``: this slice alone, ``names``: these arrays alone."""
+    """(attributes of the file, {slice: {arrays and attributes}}).
+
+    Args:
+        index: this slice alone.
+        names: these arrays alone.
+    """
     with opened(path) as f:
         groups = f.get("slices", {})
         wanted = [f"{index:03d}"] if index is not None else list(groups)
         content = {}
         for name in wanted:
             if name not in groups:
-                raise Corrupt(f"{path}: holds no slice {int(name)} (has {', '.join(str(int(g)) for g in groups) or 'none'})")
+                held = ", ".join(str(int(g)) for g in groups) or "none"
+                raise Corrupt(f"{path}: holds no slice {int(name)} (has {held})")
             group = groups[name]
             content[int(name)] = {k: v[()] for k, v in group.items() if names is None or k in names} | decoded(group)
         return decoded(f), content
@@ -131,17 +141,20 @@ def file_hash(path):
 @cache
 def commit():
     """The commit of the checkout that runs, "" outside one."""
-    run = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True
-    )
+    ask = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    run = subprocess.run(ask, capture_output=True, text=True)
     return run.stdout.strip() if run.returncode == 0 else ""
 
 
 def provenance(verb, spec, inputs, **more):
-    """Where a result comes from: command, versions, resolved spec, input hashes; time and host stand here, outside every checksum."""
+    """Where a result comes from: command, versions, resolved spec, hashes of inputs.
+
+    Time and host stand here, outside every checksum.
+    """
     versions = {m: sys.modules[m].__version__ for m in ("numpy", "torch", "h5py", "sigpy", "astra") if m in sys.modules}
     return {
-        "verb": verb, "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]), "dipline": __version__, "commit": commit(),
-        "python": platform.python_version(), "versions": versions, "spec": spec, "inputs": {Path(p).name: file_hash(p) for p in inputs},
+        "verb": verb, "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]), "dipline": __version__,
+        "commit": commit(), "python": platform.python_version(), "versions": versions, "spec": spec,
+        "inputs": {Path(p).name: file_hash(p) for p in inputs},
         "host": platform.node(), "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **more,
     }  # fmt: skip

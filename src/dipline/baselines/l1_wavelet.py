@@ -2,7 +2,8 @@
 
     min_x ½‖A x − y‖² + lam ‖Ψ x‖₁,   Ψ a Daubechies-4 wavelet transform
 
-Lustig, Donoho, Pauly, MRM 2007, with SigPy's accelerated proximal gradient. ``lam`` refers to data scaled to a zero-filled image of about 1.
+Lustig, Donoho, Pauly, MRM 2007, with SigPy's accelerated proximal gradient. ``lam`` refers to data scaled to a
+zero-filled image of about 1.
 """
 
 import sigpy as sp

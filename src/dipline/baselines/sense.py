@@ -2,7 +2,8 @@
 
     min_x ½‖A x − y‖² + ½ lam ‖x‖²
 
-Pruessmann et al., MRM 2001, with SigPy's conjugate gradients. ``lam`` refers to data scaled to a zero-filled image of about 1.
+Pruessmann et al., MRM 2001, with SigPy's conjugate gradients. ``lam`` refers to data scaled to a zero-filled image of
+about 1.
 """
 
 import sigpy as sp

@@ -18,7 +18,10 @@ def activation(kind):
 
 
 class Cropped(nn.Module):
-    """Runs ``net`` on an input padded to a multiple of ``step`` (at least two, for the norms at the deepest scale), and crops back."""
+    """Runs ``net`` on an input padded to a multiple of ``step``, and crops back.
+
+    At least two steps, for the norms at the deepest scale.
+    """
 
     def __init__(self, net, step):
         super().__init__()

@@ -3,9 +3,10 @@
 Per scale: skip = act(norm(conv1x1)); down = two act(norm(conv3x3)), the first with stride 2; up x2; norm of the
 concatenation; act(norm(conv3x3)); act(norm(conv1x1)). A final 1x1 convolution.
 
-Ulyanov, Vedaldi, Lempitsky, CVPR 2018. Defaults: five scales of 128 channels, 4 skip channels, LeakyReLU 0.2, reflection
-padding, biases everywhere: 2,217,831 parameters from 32 to 3 channels. Deviation: sizes that do not halve evenly are
-padded by reflection at the input and cropped at the output, where the released code crops at every concatenation.
+Ulyanov, Vedaldi, Lempitsky, CVPR 2018. Defaults: five scales of 128 channels, 4 skip channels, LeakyReLU 0.2,
+reflection padding, biases everywhere: 2,217,831 parameters from 32 to 3 channels. Deviation: sizes that do not halve
+evenly are padded by reflection at the input and cropped at the output, where the released code crops at every
+concatenation.
 """
 
 import torch
@@ -28,7 +29,8 @@ PARAMETERS = {
 def build(in_channels, out_channels, shape, widths, skip_widths, norm, padding, upsampling, output):
     """The network, (1, in_channels, H, W) -> (1, out_channels, H, W)."""
     if len(skip_widths) != len(widths):
-        raise ValueError(f"network skip: skip_widths has {len(skip_widths)} entries, widths has {len(widths)}; give as many")
+        found = f"skip_widths has {len(skip_widths)} entries, widths has {len(widths)}"
+        raise ValueError(f"network skip: {found}; give as many")
     net = nn.Sequential(
         Scale(in_channels, widths, skip_widths, norm, padding, upsampling),
         nn.Conv2d(widths[0], out_channels, 1),
@@ -60,12 +62,15 @@ class Scale(nn.Module):
         self.next = Scale(width, widths[1:], skip_widths[1:], norm_kind, padding, upsampling) if deeper else None
         joined = thin + (widths[1] if deeper else width)
         self.up = nn.Sequential(
-            norm(norm_kind, joined), conv(joined, width, 3, norm_kind, padding), conv(width, width, 1, norm_kind, padding)
+            norm(norm_kind, joined),
+            conv(joined, width, 3, norm_kind, padding),
+            conv(width, width, 1, norm_kind, padding),
         )
 
     def forward(self, x):
         d = self.down(x)
         if self.next is not None:
             d = self.next(d)
-        d = F.interpolate(d, scale_factor=2, mode=self.upsampling, align_corners=False if self.upsampling == "bilinear" else None)
+        corners = False if self.upsampling == "bilinear" else None
+        d = F.interpolate(d, scale_factor=2, mode=self.upsampling, align_corners=corners)
         return self.up(d if self.skip is None else torch.cat([self.skip(x), d], 1))

@@ -1,11 +1,12 @@
 """The U-Net of the MRI and CT papers of the DIP family: double convolutions, max-pooling, bilinear upsampling, skips.
 
-    down: DoubleConv, then (max-pool 2, DoubleConv) per further width; up: bilinear x2, concatenate, DoubleConv(i -> i/2 -> o)
+    down: DoubleConv, then (max-pool 2, DoubleConv) per further width
+    up:   bilinear x2, concatenate, DoubleConv(i -> i/2 -> o)
 
 Ronneberger et al. 2015, in the form of Self-Guided DIP (Liang et al. 2025) and aSeqDIP (Alkhouri et al. 2024). The
 default widths give their "medium" network: 4,283,842 parameters from 2 to 2 channels. Their initialisation (weights
-N(0, 0.02²), biases 0, norm scales N(1, 0.02²)) is ``init: papers``. Deviation: odd sizes are padded by reflection at the input and
-cropped at the output, where the released code pads inside.
+N(0, 0.02²), biases 0, norm scales N(1, 0.02²)) is ``init: papers``. Deviation: odd sizes are padded by reflection at
+the input and cropped at the output, where the released code pads inside.
 """
 
 import torch

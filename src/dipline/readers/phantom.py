@@ -85,6 +85,13 @@ def names(**params):
     return [f"patient_{seed:03d}" for seed in range(p["first_seed"], p["first_seed"] + p["patients"])]
 
 
+def describe(**params):
+    """What ``inspect`` says of a scan that is read: numbers of slices, shapes, bytes."""
+    p = _settings(params)
+    n = p["matrix"]
+    return {"slices": p["slices"], "shape": [p["coils"], 2 * n, n], "recon_shape": [n, n], "bytes": 16 * p["slices"] * p["coils"] * n * n}
+
+
 def write(name, file, **params):
     """Write one patient as a fastMRI file; the same name and parameters give the same bytes."""
     p, seed, file = _settings(params), int(name.rpartition("_")[2]), Path(file)

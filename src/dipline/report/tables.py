@@ -38,7 +38,10 @@ NOTE = (
     "Mean ± standard deviation over patients (mean over seeds first) [spread over seeds: mean over patients of "
     "the standard deviation over seeds]."
 )
-STALE = "the result on disk belongs to settings that the study no longer has, and the new one is not there; see the log of the job"
+STALE = (
+    "the result on disk belongs to settings that the study no longer has, and the new one is not there; "
+    "see the log of the job"
+)
 NEVER = (
     "no result on disk: the job did not end (killed, out of time or memory, or not run yet); see logs/{study}/, "
     "then run Snakemake again"
@@ -71,8 +74,11 @@ def collect(plan):
 
 
 def scores(plan, job):
-    """The scores of a job. A missing or unreadable file, or one that belongs to other settings than the study now has, gives an empty
-    result with status ``missing``."""
+    """The scores of a job.
+
+    A missing or unreadable file, or one that belongs to other settings than the study now has, gives an empty result
+    with status ``missing``.
+    """
     empty = {
         "status": "missing",
         "reason": NEVER.format(study=plan.study.study),

@@ -1,0 +1,479 @@
+"""Everything that can be wrong with a study, found beyond the models and put in words, said at once.
+
+Options of plug-ins are checked against the literals in the plug-ins' files (``registry``). No torch here.
+"""
+
+import copy
+import os
+import re
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from dipline import registry
+from dipline.study import (
+    ACQUISITIONS,
+    NAME,
+    SLICES,
+    VARIES,
+    Arm,
+    Block,
+    Dataset,
+    Input,
+    Listed,
+    Maps,
+    Study,
+    named,
+    split,
+    variant,
+)
+
+
+def of_file(error):
+    """What is wrong with a file that cannot be read as YAML, to stand behind its name."""
+    if isinstance(error, FileNotFoundError):
+        return ": no such file; copy config/config.yaml and change it"
+    if isinstance(error, UnicodeDecodeError):
+        return f": not a text file in UTF-8 ({error}); save it as UTF-8"
+    if isinstance(error, OSError):
+        return f": cannot be read ({error.strerror}); name a study file, such as config/config.yaml"
+    where = f", line {error.problem_mark.line + 1}" if getattr(error, "problem_mark", None) else ""
+    found = " ".join(str(getattr(error, "problem", None) or error).split())
+    return f"{where}: not YAML: {found}; correct that line, with spaces, never tabs, in front"
+
+
+def in_content(data):
+    """Problems of what a file holds: none where it is a mapping."""
+    if isinstance(data, dict):
+        return []
+    found = "nothing" if data is None else _shown(data)
+    return [f"found {found}, allowed: keys with values, as in config/config.yaml; copy it and change it"]
+
+
+class _Part(Study):
+    """What is left of a study without its faulty entries, so that the rest can be checked as well."""
+
+    study: str = "study"
+    datasets: dict[str, Dataset] = {}
+    arms: dict[str, Arm] = {}
+
+
+def in_study(config):
+    """(the study, all problems of ``config``); with problems, the study is what is left without the faulty entries."""
+    told, rest, model = {}, copy.deepcopy(config), Study
+    while True:
+        try:
+            study = model.model_validate(rest)
+            break
+        except ValidationError as error:
+            found = _said(error, Study, rest)
+            if model is Study:
+                told, model = dict.fromkeys(found), _Part
+            for e in error.errors():
+                _drop(rest, e)
+    problems, keys = [f"{key}: {text}" for key, text in told], {key for key, _ in told}
+    further = [p for p in dict.fromkeys(_problems(study)) if p not in problems]
+    return study, problems + [p for p in further if not _follows(p, keys, config, study)]
+
+
+def in_arm(config):
+    """(an arm outside a study, all its problems)"""
+    try:
+        arm = Arm.model_validate(config)
+        return arm, list(_variant_problems(arm, registry.get("methods", arm.method)))
+    except ValidationError as error:
+        return None, [f"{key}: {text}" for key, text in _said(error, Arm, config)]
+    except registry.UnknownPlugin as error:
+        return None, [str(error)]
+
+
+def in_acquisition(config, modality):
+    """(an acquisition outside a study, all its problems)"""
+    model = ACQUISITIONS[modality]
+    try:
+        found = model.model_validate(config)
+        return found, [f"{key}: {fault}" for key, fault in found.faults()]
+    except ValidationError as error:
+        return None, [f"{key}: {text}" for key, text in _said(error, model, config)]
+
+
+def _drop(config, error):
+    """Take out of ``config`` what stands behind the key of a fault, or, where a key is missing, what should hold it."""
+    where = _place(error["loc"], Study)[0]
+    if error["type"] == "missing" or where[-1] == "[key]":
+        where = where[:-1]
+    holder, key, node = None, None, config
+    for part in where:
+        if not isinstance(node, dict):
+            break
+        if part not in node:
+            return  # gone already
+        holder, key, node = node, part, node[part]
+    if holder is not None:
+        del holder[key]
+
+
+def _follows(problem, keys, config, study):
+    """Whether a problem only follows from entries that were taken out because of a fault that is told already."""
+    key = problem.split(": ")[0]
+    if key in keys or key.count(".") > 1 and any(k.startswith(key + ".") for k in keys):
+        return True
+    written = config.get("datasets")
+    if 'no acquisition "' in problem and not (isinstance(written, dict) and written.keys() == study.datasets.keys()):
+        return True
+    for word, section in (("dataset", "datasets"), ("arm", "arms")):
+        written = config.get(section)
+        lost = [f'{n}"' for n in written if n not in getattr(study, section)] if isinstance(written, dict) else [""]
+        if any(f'no {word} "{name}' in problem for name in lost):
+            return True
+    return False
+
+
+BELOW = {
+    Study: {"datasets": Dataset, "arms": Arm, "block": Block},
+    Dataset: {"maps": Maps},
+    Arm: {"inputs": Input, "block": Block},
+}
+FORMS = {  # keys that may be written in several ways
+    (Dataset, "volumes"): "all | [patient_001, patient_002] | {first: 20} | {list: file.txt}",
+    (Dataset, "slices"): SLICES,
+    (Input, "slice"): "same | the number of a slice",
+    (Arm, "network"): "the name of a network | {name: {option: value}}",
+    (Arm, "stop"): "the name of a stop rule | {name: {option: value}}",
+    (Arm, "watch"): "[stop rule, …], each a name or {name: {option: value}}",
+}
+EXAMPLES = {
+    "study": "study: knee4x", "datasets": "datasets: {knee: {reader: fastmri, path: …, acquisitions: …}}",
+    "reader": "reader: fastmri", "acquisitions": "acquisitions: {R4: {mask: random, acceleration: 4}}",
+    "mask": "mask: random", "arms": "arms: {dip: {method: vanilla}}", "method": "method: vanilla",
+}  # fmt: skip
+KINDS = {
+    "int": "a whole number", "float": "a number", "bool": "true or false", "string": "text", "list": "a list",
+    "dict": "{name: …}",
+}  # fmt: skip
+BOUNDS = {
+    "greater_than_equal": "{ge:g} or more", "greater_than": "more than {gt:g}", "less_than": "less than {lt:g}",
+    "less_than_equal": "{le:g} or less",
+}  # fmt: skip
+ALIASES = {"device": {"gpu": "cuda"}}  # {key: {what people write: what it is called}}
+
+
+def _said(error, model, config):
+    """[(key path, what was found and what is allowed)]: pydantic's errors in ``config``, a ``model``, in our words."""
+    return list(dict.fromkeys(_fault(e, *_place(e["loc"], model), config) for e in error.errors()))
+
+
+def _place(where, model):
+    """(path of a key, the forms that it may have, model that holds it); members of a union are no keys."""
+    i = 0
+    while i < len(where):
+        if (model, where[i]) in FORMS:
+            return where[: i + 1], FORMS[model, where[i]], model
+        if where[i] not in BELOW.get(model, {}):
+            break
+        i, model = i + (1 if where[i] in ("block", "maps") else 2), BELOW[model][where[i]]
+    return where, None, model
+
+
+def _fault(e, where, forms, model, config):
+    kind, found, context = e["type"], e["input"], e.get("ctx", {})
+    key = ".".join(map(str, where))
+    if kind == "value_error":
+        return key, e["msg"].removeprefix("Value error, ")
+    if forms:
+        for part in where:
+            config = config[part]
+        return key, f"found {_shown(config)}, allowed: {forms}"
+    if kind == "extra_forbidden":
+        keys = ", ".join(model.model_fields)
+        return key, f"unknown{registry.nearest(where[-1], model.model_fields)} (allowed: {keys})"
+    if kind == "missing":
+        return key, f"missing; write one, e.g. {EXAMPLES[where[-1]]}"
+    if where[-1] == "[key]":
+        text = f'found {_shown(found)} as a name, allowed: text; put it in quotes: "{_shown(found)}"'
+        return key.removesuffix(".[key]"), text
+    if kind == "literal_error":
+        names = re.findall(r"[^\s',]+", context["expected"].replace(" or ", " "))
+        meant = ALIASES.get(where[-1], {}).get(str(found).lower(), found)
+        allowed = ", ".join(names) + registry.nearest(meant, names)
+    elif kind in BOUNDS:
+        allowed = BOUNDS[kind].format(**context)
+    elif kind == "too_short":
+        allowed = "at least one"
+    elif kind == "model_type":
+        allowed = f"{{key: value}} with the keys {', '.join(model.model_fields)}"
+    else:
+        allowed = KINDS.get(kind.split("_")[0], e["msg"])
+        if kind == "string_type" and isinstance(found, int | float):
+            allowed += f'; put it in quotes: "{_shown(found)}"'
+        if kind == "list_type" and isinstance(found, str | int | float):
+            allowed += f", as in [{_shown(found)}]"
+    return key, f"found {_shown(found)}, allowed: {allowed}"
+
+
+def _shown(value):
+    """A value, not longer than a line."""
+    text = "nothing" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) < 80 else text[:76] + " …"
+
+
+def _problems(study):
+    """What the models alone cannot see."""
+    for kind, names in (("study", [study.study]), ("datasets", study.datasets), ("arms", study.arms)):
+        yield from _name_problems(kind, names)
+    if len(set(study.seeds)) != len(study.seeds):
+        yield f"seeds: found {study.seeds}, allowed: every seed once"
+    for name, dataset in study.datasets.items():
+        yield from (f"datasets.{name}.{p}" for p in _dataset_problems(study, name, dataset))
+    acqs = {a for d in study.datasets.values() for a in d.acquisitions}
+    for name, arm in study.arms.items():
+        yield from (f"arms.{name}.{p}" for p in _arm_problems(study, name, arm, acqs))
+    yield from _cycles(study)
+    if study.baseline and study.baseline not in study.arms:
+        yield f"baseline: {_no('arm', study.baseline, study.arms)}"
+
+
+def _no(kind, name, allowed):
+    return f'no {kind} "{name}"{registry.nearest(name, allowed)} (allowed: {", ".join(allowed)})'
+
+
+def _name_problems(key, names):
+    for name in names:
+        if not NAME.fullmatch(name):
+            allowed = 'letters, digits, ".", "_", "-", a letter or digit first'
+            yield f'{key}: the name "{name}" becomes a folder, allowed: {allowed}'
+    folded = {}
+    for name in names:
+        if folded.setdefault(name.casefold(), name) != name:
+            both = f'"{folded[name.casefold()]}" and "{name}"'
+            yield f"{key}: {both} are one folder where upper and lower case are not told apart; rename one"
+
+
+def _dataset_problems(study, name, dataset):
+    try:
+        reader = registry.get("readers", dataset.reader)
+    except registry.UnknownPlugin as error:
+        yield f"reader: {error}"
+        return
+    for key, fault in registry.check_parameters(reader, dataset.params)[1]:
+        yield f"params.{key}: {fault}"
+    if reader.get("READS_AS") is None:
+        yield from (f"path: {p}" for p in _path_problems(dataset.path))
+    elif dataset.path is not None:
+        yield f"path: found {dataset.path!r}, but reader {dataset.reader} makes its own scans; leave path out"
+    if isinstance(dataset.volumes, Listed) and not Path(dataset.volumes.list).is_file():
+        yield f'volumes.list: no such file "{dataset.volumes.list}"; write one, with one name of a volume a line'
+    modality, seen = reader.get("MODALITY"), {}
+    model = ACQUISITIONS[modality]
+    others = {m: set(other.model_fields) - set(model.model_fields) for m, other in ACQUISITIONS.items()}
+    yield from _name_problems("acquisitions", dataset.acquisitions)
+    for acq, given in dataset.acquisitions.items():
+        if foreign := [m for m, keys in others.items() if keys & set(given)]:
+            keys = ", ".join(k for k in given if k not in model.model_fields)
+            yield (
+                f"acquisitions.{acq}: found {keys}, of {foreign[0]} acquisitions, "
+                f"but reader {dataset.reader} gives {modality} (allowed: {', '.join(model.model_fields)})"
+            )
+            continue
+        try:
+            parsed = model(**named(acq, given))
+        except ValidationError as error:
+            yield from (f"acquisitions.{acq}.{key}: {text}" for key, text in _said(error, model, given))
+            continue
+        yield from (f"acquisitions.{acq}.{key}: {fault}" for key, fault in parsed.faults())
+        if file := getattr(parsed, "file", None):
+            yield from (f"acquisitions.{acq}.file: {fault}" for fault in _path_problems(file))
+        if parsed in seen:
+            yield f"acquisitions.{acq}: the same as acquisitions.{seen[parsed]}; leave one out"
+        seen[parsed] = acq
+    if dataset.maps.file and dataset.maps.method != "given":
+        yield f"maps.file: goes with method: given, not with {dataset.maps.method}; leave one out"
+    elif dataset.maps.file:
+        yield from (f"maps.file: {p}" for p in _path_problems(dataset.maps.file, pattern="{volume}"))
+
+
+def of_mask(a):
+    """(key, what is wrong) of the settings of a Cartesian acquisition that do not go together."""
+    if a.mask in ("file", "full", "as_measured"):
+        for key in ("acceleration", "center_fraction", "offset"):
+            if getattr(a, key) is not None:
+                yield key, f"means nothing with mask: {a.mask}; leave it out"
+    elif a.acceleration is None:
+        yield "acceleration", f"missing; mask: {a.mask} needs one, e.g. acceleration: 4"
+    elif a.mask in ("equispaced", "magic") and a.acceleration % 1:
+        yield "acceleration", f"found {a.acceleration:g}, allowed with mask: {a.mask}: a whole number"
+    elif a.mask in ("random", "equispaced_fraction") and (a.center_fraction or 0) * a.acceleration >= 1:
+        why = f"or the centre alone is more than acceleration {a.acceleration:g} leaves"
+        most = f"less than {1 / a.acceleration:.3g}, {why}"
+        yield "center_fraction", f"found {a.center_fraction:g}, allowed: {most}"
+    if (a.file is None) == (a.mask == "file"):
+        yield "file", "goes with mask: file, and only there"
+
+
+def try_mask(a, acq, width, maps):
+    """ValueError where the mask cannot be drawn on ``width`` columns, or its centre is too small for coil maps."""
+    from dipline.acquire import masks
+
+    if a.mask not in masks.KINDS:
+        return
+    fraction = 0.32 / a.acceleration if a.center_fraction is None else a.center_fraction
+    mask = masks.cartesian(a.mask, width, a.acceleration, fraction, a.seed or 0, a.offset)[0]
+    if maps == "espirit" and masks.centre_columns(mask) < 4:
+        raise ValueError(
+            f"acquisition {acq}: center_fraction {fraction:g} of {width} columns leaves {round(fraction * width)} "
+            "fully sampled centre columns; coil maps need 4, good ones 8: raise center_fraction, or give maps"
+        )
+
+
+def _path_problems(path, pattern=None):
+    if path is None:
+        yield "missing; write one, e.g. path: $FASTMRI/multicoil_val"
+        return
+    unset = [v for v in re.findall(r"\$\{?(\w+)\}?", path) if v not in os.environ]
+    if unset:
+        yield f'"{path}": the environment variable {unset[0]} is not set; export {unset[0]}=/where/the/data/lie'
+    elif not (pattern and pattern in path) and not Path(os.path.expandvars(path)).expanduser().exists():
+        yield f'no such file or folder "{os.path.expandvars(path)}"; correct the path'
+
+
+def _arm_problems(study, name, arm, acqs):
+    try:
+        method = registry.get("methods", arm.method)
+    except registry.UnknownPlugin as error:
+        yield f"method: {error}"
+        return
+    for key in arm.per_acquisition:
+        if key not in acqs:
+            yield f"per_acquisition: {_no('acquisition', key, sorted(acqs))}"
+    for acq in [None, *arm.per_acquisition]:
+        where = f"per_acquisition.{acq}." if acq else ""
+        over = arm.per_acquisition.get(acq, {})
+        for key in set(over) & set(Arm.model_fields) - set(VARIES):
+            allowed = ", ".join(VARIES)
+            yield f"{where}{key}: cannot differ between acquisitions (allowed: {allowed}); make it an arm of its own"
+        over = {k: v for k, v in over.items() if k in VARIES or k not in Arm.model_fields}
+        try:
+            changed = Arm(**variant(arm, over))
+        except ValidationError as error:
+            yield from (f"{where}{key}: {text}" for key, text in _said(error, Arm, over))
+            over = {k: v for k, v in over.items() if k not in {e["loc"][0] for e in error.errors()}}
+            changed = Arm(**variant(arm, over))
+        yield from (f"{where}{p}" for p in _variant_problems(changed, method, over if acq else None))
+    if arm.seeds and len(set(arm.seeds)) != len(arm.seeds):
+        yield f"seeds: found {arm.seeds}, allowed: every seed once"
+    tasks, takes = ", ".join(method.get("TASKS", ())), method.get("INPUTS", ())
+    for d in arm.datasets or []:
+        if d not in study.datasets:
+            yield f"datasets: {_no('dataset', d, study.datasets)}"
+        elif not study.solves(name, d):
+            yield f"datasets: {arm.method} does not solve {study.modality(d)} (dataset {d}); allowed: {tasks}"
+    known = [d for d in study.datasets if study.datasets[d].reader in registry.plugins("readers")]
+    if not arm.datasets and known and not any(study.solves(name, d) for d in known):
+        yield f"method: {arm.method} solves {tasks}, and no dataset is of that kind; leave the arm out"
+    for needed in takes:
+        if needed not in arm.inputs:
+            example = f"inputs: {{{needed}: {{dataset: t1, volume: same, slice: same}}}}"
+            yield f"inputs.{needed}: missing; {arm.method} needs it, e.g. {example}"
+    for key, given in arm.inputs.items():
+        if key not in takes:
+            yield f"inputs.{key}: {arm.method} takes no such input (allowed: {', '.join(takes) or 'none'})"
+        yield from (f"inputs.{key}{p}" for p in _input_problems(study, name, given))
+
+
+def _variant_problems(arm, method, over=None):
+    """Faults of one arm (as it stands, or under one acquisition: then only of what ``over`` changes)."""
+    if over is None or "params" in over:
+        for key, fault in registry.check_parameters(method, arm.params)[1]:
+            yield f"params.{key}: {fault}"
+    if arm.network is not None and not method.get("NETWORK"):
+        yield f"network: {arm.method} has no network; leave it out"
+    choices = [("network", "networks", arm.network)] if arm.network is not None and method.get("NETWORK") else []
+    choices += [("stop", "stopping", arm.stop), *((f"watch[{i}]", "stopping", w) for i, w in enumerate(arm.watch))]
+    iterations = arm.iterations or method.get("ITERATIONS", 1000)
+    for key, kind, choice in choices:
+        if over is not None and key.split("[")[0] not in over and "iterations" not in over:
+            continue
+        if isinstance(choice, dict) and len(choice) != 1:
+            yield f"{key}: found {len(choice)} names, allowed: one, as in {key}: {{name: {{option: value}}}}"
+            continue
+        chosen, params = split(choice)
+        try:
+            values, faults = registry.check_parameters(registry.get(kind, chosen), params)
+        except registry.UnknownPlugin as error:
+            yield f"{key}: {error}"
+            continue
+        yield from (f"{key}.{chosen}.{k}: {fault}" for k, fault in faults)
+        window = 1 if faults else max(values.get(k, 1) for k in ("window", "min_iterations", "smooth"))
+        if window > iterations:
+            yield f"iterations: found {iterations}, but {key} {chosen} looks at {window}; allowed: {window} or more"
+
+
+def _input_problems(study, name, given):
+    sources = [s for s in ("dataset", "arm", "file") if getattr(given, s) is not None]
+    if not sources or "file" in sources and len(sources) > 1:
+        allowed = "a dataset, an arm (with or without its dataset), or a file"
+        yield f": found {' and '.join(sources) or 'nothing'}, allowed: {allowed}"
+        return
+    if given.file is not None:
+        yield from (f".file: {p}" for p in _path_problems(given.file))
+        return
+    if given.arm is not None and given.arm not in study.arms:
+        yield f".arm: {_no('arm', given.arm, study.arms)}"
+        return
+    if given.dataset is not None and given.dataset not in study.datasets:
+        yield f".dataset: {_no('dataset', given.dataset, study.datasets)}"
+        return
+    scored = [d for d in study.datasets if study.solves(name, d)]
+    known = given.arm is not None and study.arms[given.arm].method in registry.plugins("methods")
+    for source in [given.dataset] if given.dataset else scored:
+        dataset, acqs = study.datasets[source], study.datasets[source].acquisitions
+        if given.acq is not None and given.acq not in acqs:
+            yield f".acq: {_no('acquisition', given.acq, acqs)} in dataset {source}"
+        elif given.acq is None and len(acqs) > 1 and (given.arm is None or source not in scored):
+            yield f".acq: missing, dataset {source} has several acquisitions; name one of {', '.join(acqs)}"
+        if known and not study.solves(given.arm, source):
+            advice = f"name an arm that does, or narrow {name} with `datasets:`"
+            yield f".arm: {given.arm} does not run on dataset {source}; {advice}"
+        for d in scored:
+            other = given.arm is None or given.acq is not None and set(study.datasets[d].acquisitions) != {given.acq}
+            if other and _may_hold(dataset, given.volume) and _same_scans(dataset, study.datasets[d]):
+                yield (
+                    f".dataset: {source} holds the very scans that {name} is scored on ({d}): "
+                    "a prior from a scan's own full data is refused; "
+                    "name another contrast or time point, and narrow the arm with `datasets:`"
+                )
+
+
+def _may_hold(dataset, volume):
+    return volume == "same" or not isinstance(dataset.volumes, list) or volume in dataset.volumes
+
+
+# parameters of an embedded patient that make another scan of it; "mixed" may be any contrast
+APART = ("contrast", "time_point")
+
+
+def _same_scans(a, b):
+    """Whether two datasets may hold the same scans: one folder in the other, or patients in one contrast and time."""
+    if a.path is not None and b.path is not None:
+        one, other = (Path(os.path.expandvars(d.path)).expanduser().resolve() for d in (a, b))
+        return one == other or one in other.parents or other in one.parents
+    if a.path is not None or b.path is not None or a.reader != b.reader:
+        return False
+    reader = registry.plugins("readers").get(a.reader)
+    p, q = (reader.defaults() | d.params if reader else d.params for d in (a, b))
+    return all(p.get(k) == q.get(k) or "mixed" in (p.get(k), q.get(k)) for k in APART)
+
+
+def _cycles(study):
+    """Arms that need each other's results."""
+    needs = {n: {i.arm for i in a.inputs.values() if i.arm in study.arms} for n, a in study.arms.items()}
+    for start in needs:
+        seen, todo = set(), set(needs[start])
+        while todo:
+            arm = todo.pop()
+            if arm == start:
+                yield f"arms.{start}.inputs: a cycle: {start} needs, in the end, its own result"
+                break
+            if arm not in seen:
+                seen.add(arm)
+                todo |= needs[arm]
