@@ -90,7 +90,7 @@ def _mri(scan, file, volume, spec):
     if not mask.any():
         advice = "change offset, seed or acceleration"
         raise ValueError(f"{file}: the mask keeps no sample of the measured columns; {advice}")
-    held = None
+    achieved, held = mask.size / int(mask.sum()), None
     if a["holdout"]:
         mask, held = masks.hold_out(mask, a["holdout"], np.random.default_rng(_seed(volume, a, "holdout")))
     content, kept = {}, {}
@@ -109,7 +109,7 @@ def _mri(scan, file, volume, spec):
             kept[s] = {"kspace": (full * held).astype(np.complex64), "maps": content[s]["maps"]}
     view = np.array([min(n, m) for n, m in zip(scan.recon_shape, shape, strict=True)])
     found = {
-        "acceleration_achieved": mask.size / int(mask.sum()), "crop": spec["crop"], "mask": a["mask"],
+        "acceleration_achieved": achieved, "crop": spec["crop"], "mask": a["mask"],
         "maps": spec["maps"]["method"], "coils": kspace.shape[1], "units": "a.u.", "warnings": warnings,
     }  # fmt: skip
     shared = {"mask": mask, "view_shape": view}
