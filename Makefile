@@ -30,7 +30,7 @@ real: setup
 
 lint: setup
 	$(BIN)/ruff check .
-	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/snakefmt --no-sort --check Snakefile workflow
 
 clean:
 	rm -rf results logs .snakemake

@@ -32,7 +32,7 @@ def study(**more):
         "datasets": {
             "knee": {
                 "reader": "phantom", "slices": "middle 2",
-                "params": {"patients": 3, "slices": 4, "matrix": 32, "coils": 2},
+                "params": {"patients": 3, "slices": 4, "matrix": 128, "coils": 2},
                 "acquisitions": {
                     "R4": {"mask": "random", "acceleration": 4, "center_fraction": 0.08},
                     "R8": {"mask": "equispaced_fraction", "acceleration": 8, "center_fraction": 0.04},
@@ -40,7 +40,7 @@ def study(**more):
             },
             "trial": {
                 "reader": "phantom", "slices": "middle 2",
-                "params": {"patients": 1, "first_seed": 9, "slices": 4, "matrix": 32, "coils": 2},
+                "params": {"patients": 1, "first_seed": 9, "slices": 4, "matrix": 128, "coils": 2},
                 "acquisitions": {"as_measured": {"holdout": 0.05}},
             },
         },

@@ -41,7 +41,10 @@ def test_finite_falling_deterministic(problem, method):
     assert (first.image == second.image).all(), "two runs, same bits"
     losses = [loss for _, loss in first.losses]
     # over the whole run all must fall; of a classical solver we see the data term alone, which regularisation may raise a little
-    assert losses[-1] <= (1.02 if registry.get("methods", method).get("CLASS") == "classical" else 1.0) * losses[0] and abs(first.image).max() > 0.1
+    assert (
+        losses[-1] <= (1.02 if registry.get("methods", method).get("CLASS") == "classical" else 1.0) * losses[0]
+        and abs(first.image).max() > 0.1
+    )
     assert first.iterations == arm["iterations"] or registry.get("methods", method).get("ITERATIONS") == 1
 
 
@@ -55,7 +58,12 @@ def test_another_seed_another_image(problem, method):
 def test_beats_zero_filled(problem, method):
     """A sanity bound, not a claim: 400 steps of a small network on discs."""
     A, y, truth = problem
-    lr = {"lr": 5e-3} | ({"inner": 20, "lam": 0.1} if method == "aseq" else {}) | ({"input": "zero_filled", "z_lr": 0.01} if method == "self_guided" else {}) | ({"input": "zero_filled"} if method == "vanilla" else {})
+    lr = (
+        {"lr": 5e-3}
+        | ({"inner": 20, "lam": 0.1} if method == "aseq" else {})
+        | ({"input": "zero_filled", "z_lr": 0.01} if method == "self_guided" else {})
+        | ({"input": "zero_filled"} if method == "vanilla" else {})
+    )
     result = fit(problem, small_arm(method, 400, params=lr))
     error = lambda x: float((A.view(x) - torch.from_numpy(truth)).norm())  # noqa: E731
     assert error(torch.from_numpy(result.image)) < 0.8 * error(A.init(y))
@@ -125,7 +133,9 @@ def test_ref_guided_feeds_the_prior(problem):
     prior = torch.polar(torch.from_numpy(truth), torch.zeros_like(torch.from_numpy(truth)))[None]
     run = run_of(problem, small_arm("ref_guided", 2, params={"phase": "prior"}), prior=3 * prior)
     shown = run.method.as_image(run.method.z)
-    assert float(torch.quantile(shown.abs().flatten(), 0.999)) == pytest.approx(1, rel=1e-3), "in the units of the scaled data"
+    assert float(torch.quantile(shown.abs().flatten(), 0.999)) == pytest.approx(1, rel=1e-3), (
+        "in the units of the scaled data"
+    )
     turned = run_of(problem, small_arm("ref_guided", 2), prior=prior).method
     x0 = turned.problem.x0
     image = turned.as_image(turned.z)
@@ -144,7 +154,14 @@ def test_image_is_zero_where_no_coil_sees_it():
     rng = np.random.default_rng(0)
     maps = rng.standard_normal((1, 3, 16, 16)) + 1j * rng.standard_normal((1, 3, 16, 16))
     maps[..., :5, :] = 0
-    B, v = build({"kspace": rng.standard_normal((3, 16, 16)) + 0j, "mask": np.arange(16) % 2 == 0, "maps": maps / 3, "view_shape": (16, 16)})
+    B, v = build(
+        {
+            "kspace": rng.standard_normal((3, 16, 16)) + 0j,
+            "mask": np.arange(16) % 2 == 0,
+            "maps": maps / 3,
+            "view_shape": (16, 16),
+        }
+    )
     result = loop.fit(v, B, small_arm("vanilla", 5, network="skip"), say=lambda line: None)
     assert abs(result.image[..., :5, :]).max() == 0 and abs(result.image).max() > 0
 

@@ -402,6 +402,8 @@ def _variant_problems(arm, method, over=None):
         except registry.UnknownPlugin as error:
             yield f"{key}: {error}"
             continue
+        if key.startswith("watch") and not registry.get(kind, chosen).get("WATCHABLE", True):
+            yield f"{key}: {chosen} takes samples away from the arm, so it cannot merely watch; use it as stop: {chosen}"
         yield from (f"{key}.{chosen}.{k}: {fault}" for k, fault in faults)
         window = 1 if faults else max(values.get(k, 1) for k in ("window", "min_iterations", "smooth"))
         if window > iterations:

@@ -1,7 +1,8 @@
 """The optimisation loop: one measurement, one arm, one seed -> one image.
 
-:func:`fit` is the whole of it. A :class:`Run` holds everything that changes (method, optimiser, generators, stop rule, average, snapshots);
-its ``state`` goes into a checkpoint, and a run that continues from one gives the bits of an uninterrupted run.
+:func:`fit` is the whole of it. A :class:`Run` holds everything that changes (method, optimiser, generators, stop rule,
+average, snapshots); its ``state`` goes into a checkpoint, and a run that continues from one gives the bits of an
+uninterrupted run.
 """
 
 import hashlib
@@ -50,7 +51,11 @@ def seed_of(seed, purpose):
 def plugin_class(kind, name, base):
     """The one subclass of ``base`` that a plug-in's file defines."""
     module = registry.get(kind, name).load()
-    own = [c for c in vars(module).values() if isinstance(c, type) and issubclass(c, base) and c.__module__ == module.__name__]
+    own = [
+        c
+        for c in vars(module).values()
+        if isinstance(c, type) and issubclass(c, base) and c.__module__ == module.__name__
+    ]
     return own[0]
 
 
@@ -202,6 +207,8 @@ def fit(y, A, arm, seed=0, inputs=None, keeper=None, say=print):
     Raises:
         Diverged: the reason in words. Interrupted: the state is saved, another job may continue.
     """
+    for caution in registry.cautions(arm):
+        say(f"note: {caution}")
     saved = keeper.load() if keeper else None
     refit = saved["refit"] if saved else None
     while True:
@@ -236,7 +243,9 @@ def iterate(run, arm, keeper, say, refit):
         value = float(loss)
         first = run.losses[0][1] if run.losses else value
         if value != value or abs(value) > 1e6 * abs(first) + 1e-12:
-            raise Diverged(f"diverged at iteration {run.k}: the loss is {value:.3g}, it began at {first:.3g}; lower the learning rate")
+            raise Diverged(
+                f"diverged at iteration {run.k}: the loss is {value:.3g}, it began at {first:.3g}; lower the learning rate"
+            )
         run.losses.append((run.k, value))
         stop = run.last is not None and run.rule.verdict()[0]
         if keeper and not (stop or run.finished) and keeper.due():

@@ -7,6 +7,7 @@ tasks) are literals at the top of its file. They are read from the syntax tree, 
     CLASS       methods: regularised | early stopping | re-parameterised | pre-trained | classical
     TASKS       modalities that a method can solve; absent: all
     INPUTS      inputs that a method must be given in the study, e.g. ("prior",)
+    NOT_FOR     stop rules: methods about which the rule says little; WATCHABLE = False: it cannot merely watch
     NETWORK     a method's network unless the arm names one; ITERATIONS, AVERAGE: likewise
     RANDOM      False: the result does not depend on the seed, one seed is enough
     CITE        BibTeX keys in report/references.bib
@@ -140,6 +141,16 @@ def _fault(value, default):
     if isinstance(default, int | float) and not isinstance(default, bool) and default >= 0 and value < least:
         return f"found {value!r}, allowed: {least} or more"
     return None
+
+
+def cautions(arm):
+    """Sentences about a resolved arm whose stop rules say little about its method."""
+    names = [name for rule in (arm["stop"], *arm["watch"]) for name in rule]
+    return [
+        f"stop rule {name} says little about {arm['method']}, whose iterates do not settle and drift again"
+        for name in names
+        if arm["method"] in get("stopping", name).get("NOT_FOR", ())
+    ]
 
 
 def code_files(*used):

@@ -25,17 +25,29 @@ def main():
         sys.exit(f"{data}/mri: no such folder; export DIPLINE_DATA=/where/the/data/lie")
     os.chdir(ROOT)
     snakemake = Path(sys.executable).with_name("snakemake")
-    done = subprocess.run([snakemake, "--configfile", STUDY, "--cores", os.environ.get("CORES", "2"), "--quiet", "rules"])
+    done = subprocess.run(
+        [snakemake, "--configfile", STUDY, "--cores", os.environ.get("CORES", "2"), "--quiet", "rules"]
+    )
     plan = Plan.open("results/real_mri")
     m = pd.read_csv(plan.root / "metrics.csv", keep_default_na=False)
-    lines = ["# Real MRI scans", "", f"`make real` ({STUDY}; settings of the demo, nothing chosen on these scans). PSNR in dB / SSIM, whole volume.", ""]
+    lines = [
+        "# Real MRI scans",
+        "",
+        f"`make real` ({STUDY}; settings of the demo, nothing chosen on these scans). PSNR in dB / SSIM, whole volume.",
+        "",
+    ]
     for (volume, acq), part in m[(m.dataset == "full") & (m.slice == "")].groupby(["volume", "acq"], sort=False):
         lines += table(part, f"{volume}, {acq} (achieved {value(part, 'acceleration_achieved', ''):.2f})")
         truth = data / "mri" / f"{volume}_truth.npz"
         if truth.exists():
             lines += ["Against the noise-free truth:", "", *against_truth(plan, volume, acq, truth)]
     part = m[(m.dataset == "prospective") & (m.slice == "")]
-    lines += ["## brain_poisson_8ch, as measured: no truth, 5 % of the samples held out", "", "| arm | held-out NMSE | data residual |", "|---|---|---|"]
+    lines += [
+        "## brain_poisson_8ch, as measured: no truth, 5 % of the samples held out",
+        "",
+        "| arm | held-out NMSE | data residual |",
+        "|---|---|---|",
+    ]
     for arm, rows in part.groupby("arm", sort=False):
         lines.append(f"| {arm} | {value(rows, 'heldout_nmse'):.4f} | {value(rows, 'residual'):.4f} |")
     OUT.parent.mkdir(exist_ok=True)

@@ -15,11 +15,7 @@ if not config:
 try:
     PLAN = planning.prepare(config, workflow.configfiles, main=workflow.is_main_process)
 except StudyError as error:
-    sys.exit(
-        "\n".join(
-            [*error.problems, f"{len(error.problems)} problem(s); no job was started"]
-        )
-    )
+    sys.exit("\n".join([*error.problems, f"{len(error.problems)} problem(s); no job was started"]))
 
 ROOT, LOGS = str(PLAN.root), f"logs/{PLAN.study.study}"
 SNAPSHOTS = str if PLAN.study.keep_snapshots else temp

@@ -12,11 +12,11 @@ rule score:
         score=f"{ROOT}/scores/{{dataset}}/{{volume}}/{{acq}}/{{arm}}/seed{{seed}}.json",
     log:
         f"{LOGS}/score/{{dataset}}/{{volume}}/{{acq}}/{{arm}}/seed{{seed}}.log",
-    conda:
-        "../../envs/dipline.yaml"
     params:
         code=PLAN.code("score.py", "metrics.py"),
         state=f"{ROOT}/.state/{{dataset}}/{{volume}}/{{acq}}/{{arm}}/seed{{seed}}",
+    conda:
+        "../../envs/dipline.yaml"
     shell:
         "exec python -m dipline score {input.recons} --reference {input.truth} --measurement {input.measurement}"
         " --heldout {input.heldout} --out {output.score} --state {params.state} > {log} 2>&1"
@@ -26,9 +26,7 @@ rule tables:
     input:
         scores=PLAN.scores,
     output:
-        metrics=report(
-            f"{ROOT}/metrics.csv", caption="../report/metrics.rst", category="Tables"
-        ),
+        metrics=report(f"{ROOT}/metrics.csv", caption="../report/metrics.rst", category="Tables"),
         failures=f"{ROOT}/failures.csv",
         statistics=f"{ROOT}/statistics.csv",
         tables=report(
@@ -39,10 +37,10 @@ rule tables:
         ),
     log:
         f"{LOGS}/tables.log",
-    conda:
-        "../../envs/dipline.yaml"
     params:
         study=PLAN.identity,
         code=PLAN.code("report/tables.py", "report/statistics.py"),
+    conda:
+        "../../envs/dipline.yaml"
     shell:
         f"exec python -m dipline tables {ROOT} > {{log}} 2>&1"

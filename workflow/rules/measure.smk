@@ -6,10 +6,10 @@ rule simulate:
         scan=f"{ROOT}/scans/{{dataset}}/{{volume}}.h5",
     log:
         f"{LOGS}/simulate/{{dataset}}/{{volume}}.log",
-    conda:
-        "../../envs/dipline.yaml"
     params:
         spec=lambda wildcards: PLAN.simulate_spec(wildcards.dataset),
+    conda:
+        "../../envs/dipline.yaml"
     shell:
         "exec python -m dipline simulate --out {output.scan} --spec {params.spec:q} > {log} 2>&1"
 
@@ -21,11 +21,11 @@ rule reference:
         truth=f"{ROOT}/reference/{{dataset}}/{{volume}}.h5",
     log:
         f"{LOGS}/reference/{{dataset}}/{{volume}}.log",
-    conda:
-        "../../envs/dipline.yaml"
     params:
         spec=lambda wildcards: PLAN.reference_spec(wildcards.dataset),
         slices=chosen_slices,
+    conda:
+        "../../envs/dipline.yaml"
     shell:
         "exec python -m dipline reference {input.scan:q} --out {output.truth} --volume {wildcards.volume}"
         " --slices {params.slices} --spec {params.spec:q} > {log} 2>&1"
@@ -39,17 +39,15 @@ rule measure:
         heldout=f"{ROOT}/measurement/{{dataset}}/{{volume}}/{{acq}}.heldout.h5",
     log:
         f"{LOGS}/measure/{{dataset}}/{{volume}}/{{acq}}.log",
-    conda:
-        "../../envs/dipline.yaml"
-    resources:
-        mem_mb=lambda wildcards, attempt: PLAN.scan_memory(
-            wildcards.dataset, wildcards.volume
-        )
-        * 2 ** (attempt - 1),
-        runtime=lambda wildcards, attempt: 30 * attempt,
     params:
         spec=lambda wildcards: PLAN.measure_spec(wildcards.dataset, wildcards.acq),
         slices=chosen_slices,
+    resources:
+        mem_mb=lambda wildcards, attempt: PLAN.scan_memory(wildcards.dataset, wildcards.volume)
+        * 2 ** (attempt - 1),
+        runtime=lambda wildcards, attempt: 30 * attempt,
+    conda:
+        "../../envs/dipline.yaml"
     shell:
         "exec python -m dipline measure {input.scan:q} --out {output.measurement} --heldout {output.heldout}"
         " --dataset {wildcards.dataset} --volume {wildcards.volume} --acq {wildcards.acq}"

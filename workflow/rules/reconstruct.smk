@@ -4,9 +4,7 @@
 rule reconstruct:
     input:
         measurement=f"{ROOT}/measurement/{{dataset}}/{{volume}}/{{acq}}.h5",
-        given=lambda wildcards: [
-            given["file"] for given in block_inputs(wildcards).values()
-        ],
+        given=lambda wildcards: [given["file"] for given in block_inputs(wildcards).values()],
     output:
         recon=f"{ROOT}/recon/{{dataset}}/{{volume}}/{{acq}}/{{arm}}/seed{{seed}}/{{block}}.h5",
         snapshots=SNAPSHOTS(
@@ -14,13 +12,6 @@ rule reconstruct:
         ),
     log:
         f"{LOGS}/reconstruct/{{dataset}}/{{volume}}/{{acq}}/{{arm}}/seed{{seed}}/{{block}}.log",
-    conda:
-        "../../envs/dipline.yaml"
-    threads: PLAN.study.threads
-    resources:
-        gpu=lambda wildcards: PLAN.gpus(wildcards.arm),
-        mem_mb=memory,
-        runtime=minutes,
     params:
         spec=lambda wildcards: PLAN.reconstruct_spec(
             wildcards.dataset, wildcards.acq, wildcards.arm
@@ -28,6 +19,13 @@ rule reconstruct:
         slices=lambda wildcards: PLAN.block_slices(job_of(wildcards), wildcards.block),
         given=lambda wildcards: PLAN.as_json(block_inputs(wildcards)),
         state=f"{ROOT}/.state/{{dataset}}/{{volume}}/{{acq}}/{{arm}}/seed{{seed}}/{{block}}",
+    threads: PLAN.study.threads
+    resources:
+        gpu=lambda wildcards: PLAN.gpus(wildcards.arm),
+        mem_mb=memory,
+        runtime=minutes,
+    conda:
+        "../../envs/dipline.yaml"
     shell:
         "exec python -m dipline reconstruct {input.measurement} --out {output.recon} --snapshots {output.snapshots}"
         " --slices {params.slices} --seed {wildcards.seed} --state {params.state}"

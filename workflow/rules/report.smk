@@ -16,11 +16,11 @@ rule panels:
         ],
     log:
         f"{LOGS}/panels.log",
-    conda:
-        "../../envs/dipline.yaml"
     params:
         study=PLAN.identity,
         code=PLAN.code("report/panels.py"),
+    conda:
+        "../../envs/dipline.yaml"
     shell:
         f"exec python -m dipline panels {ROOT} > {{log}} 2>&1"
 
@@ -40,11 +40,11 @@ rule curves:
         ],
     log:
         f"{LOGS}/curves.log",
-    conda:
-        "../../envs/dipline.yaml"
     params:
         study=PLAN.identity,
         code=PLAN.code("report/curves.py"),
+    conda:
+        "../../envs/dipline.yaml"
     shell:
         f"exec python -m dipline curves {ROOT} > {{log}} 2>&1"
 
@@ -56,11 +56,11 @@ rule volumes:
         directory(f"{ROOT}/volumes"),
     log:
         f"{LOGS}/volumes.log",
-    conda:
-        "../../envs/dipline.yaml"
     params:
         study=PLAN.identity,
         code=PLAN.code("export.py"),
+    conda:
+        "../../envs/dipline.yaml"
     shell:
         f"exec python -m dipline volumes {ROOT} > {{log}} 2>&1"
 
@@ -76,8 +76,6 @@ rule report:
         citations=f"{ROOT}/CITATION.md",
     log:
         f"{LOGS}/report.log",
-    conda:
-        "../../envs/dipline.yaml"
     params:
         study=PLAN.identity,
         code=PLAN.code(
@@ -86,5 +84,7 @@ rule report:
             "report/report.html.j2",
             "report/report.css",
         ),
+    conda:
+        "../../envs/dipline.yaml"
     shell:
         f"exec python -m dipline report {ROOT} > {{log}} 2>&1"

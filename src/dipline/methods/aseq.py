@@ -11,7 +11,6 @@ entries with ‖A‖ ≤ 1. ``iterations`` counts optimiser steps, N·K. The ima
 stacked where the code broadcasts; the last iterate is handed over, never the one with the best PSNR.
 """
 
-import torch
 
 from dipline.methods.base import Method, Stage
 
@@ -29,7 +28,9 @@ class ASeq(Method):
         self.net = problem.network(self.z.shape[1], self.A.channels)
         self.lr, self.lam, self.inner, self.z_update = lr, lam, inner, z_update
         if z_update == "dc_output" and not hasattr(self.A, "consistent"):
-            raise ValueError("aseq: z_update: dc_output needs an operator whose samples can be replaced (MRI); use z_update: output")
+            raise ValueError(
+                "aseq: z_update: dc_output needs an operator whose samples can be replaced (MRI); use z_update: output"
+            )
 
     def stages(self):
         return [Stage("fit", self.problem.iterations, [{"params": self.net.parameters(), "lr": self.lr}])]

@@ -115,7 +115,8 @@ class Method(nn.Module):
         return x if self.A.support is None else x * self.A.support
 
     def least_squares(self, lam=0.01, steps=20):
-        """Conjugate gradients on (AᴴA + lam) x = Aᴴy: to MRI what filtered back-projection is to CT, an input without the worst aliasing."""
+        """Conjugate gradients on (AᴴA + lam) x = Aᴴy: to MRI what filtered back-projection is to CT, an input without the
+        worst aliasing."""
         b = self.A.AT(self.y)
         x, r, p = torch.zeros_like(b), b, b
         energy = torch.linalg.vector_norm(r).square()

@@ -7,7 +7,7 @@ outputs with decay 0.99 (the arm's ``average``). α = 2 with an un-normalised FF
 
 ``norms: squared`` is the paper's equation, ``norms: unsquared`` the released code's and the one that α = 6e-3 belongs to.
 Deviations from the released code: real and imaginary parts are stacked where the code broadcasts a complex image against two real
-channels; the scale comes from the zero-filled image, not from fully sampled data; ``noise: gaussian`` and ``noise: centred`` have zero mean,
+channels; the scale comes from the zero-filled image, not from fully sampled data; ``noise: gaussian`` and ``centred`` have zero mean,
 ``noise: uniform`` is the code's. Draws pass the network one at a time, as there, so that batch statistics stay those of one image.
 """
 
@@ -53,7 +53,9 @@ class SelfGuided(Method):
         scale = self.noise_scale * self.z.detach().abs().max()
         if self.noise == "gaussian":
             return scale * torch.randn(self.z.shape, generator=self.rng, device=self.z.device)
-        return scale * (torch.rand(self.z.shape, generator=self.rng, device=self.z.device) - 0.5 * (self.noise == "centred"))
+        return scale * (
+            torch.rand(self.z.shape, generator=self.rng, device=self.z.device) - 0.5 * (self.noise == "centred")
+        )
 
     def loss(self, k):
         out = self.net(self.z + self.perturbation())

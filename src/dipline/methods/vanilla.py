@@ -36,7 +36,9 @@ class Vanilla(Method):
         self.noise = problem.rng("input noise")
 
     def stages(self):
-        return [Stage("fit", self.problem.iterations, [{"params": self.net.parameters(), "lr": self.lr}], clip=self.clip)]
+        return [
+            Stage("fit", self.problem.iterations, [{"params": self.net.parameters(), "lr": self.lr}], clip=self.clip)
+        ]
 
     def loss(self, k):
         z = self.z

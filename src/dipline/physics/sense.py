@@ -133,7 +133,10 @@ class Sense(Operator):
             low, high = _run(self.mask)
             centre[low:high] = True
         else:
-            (top, bottom), (low, high) = _run(self.mask[:, self.mask.shape[1] // 2]), _run(self.mask[self.mask.shape[0] // 2])
+            (top, bottom), (low, high) = (
+                _run(self.mask[:, self.mask.shape[1] // 2]),
+                _run(self.mask[self.mask.shape[0] // 2]),
+            )
             centre[top:bottom, low:high] = True
         return ~centre.reshape(-1)[self.index]
 
@@ -162,7 +165,11 @@ class Sense(Operator):
     def _distance(self):
         """Distance from the centre of k-space, for every column or point of the full grid, in columns."""
         axes = [torch.arange(n, device=self.index.device) - n // 2 for n in self.mask.shape]
-        return axes[0].abs() if self.by_column else torch.hypot(*torch.meshgrid(*[a.float() for a in axes], indexing="ij")).flatten()
+        return (
+            axes[0].abs()
+            if self.by_column
+            else torch.hypot(*torch.meshgrid(*[a.float() for a in axes], indexing="ij")).flatten()
+        )
 
     def weighted(self, weights):
         other = self.to(self.index.device)

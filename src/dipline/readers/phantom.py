@@ -89,7 +89,8 @@ def describe(**params):
     """What ``inspect`` says of a scan that is read: numbers of slices, shapes, bytes."""
     p = _settings(params)
     n = p["matrix"]
-    return {"slices": p["slices"], "shape": [p["coils"], 2 * n, n], "recon_shape": [n, n], "bytes": 16 * p["slices"] * p["coils"] * n * n}
+    size = 16 * p["slices"] * p["coils"] * n * n
+    return {"slices": p["slices"], "shape": [p["coils"], 2 * n, n], "recon_shape": [n, n], "bytes": size}
 
 
 def write(name, file, **params):

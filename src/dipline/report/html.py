@@ -11,7 +11,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from dipline import store
+from dipline import registry, store
 from dipline.report import answer, cite, provenance, statistics, style, tables
 
 MAIN = ("psnr", "ssim", "heldout_nmse", "rmse_hu")  # tables shown unfolded
@@ -45,7 +45,7 @@ def page(plan):
         answers=answer.answers(plan, metrics), datasets=[_dataset(plan, metrics, d) for d in plan.study.datasets],
         failures=failures.head(MOST).astype(str).to_dict("records"), more_failures=max(0, len(failures) - MOST),
         left_out=plan.left_out, facts=facts, jobs=facts["jobs"][:MOST], more_jobs=max(0, len(facts["jobs"]) - MOST),
-        warnings=_warnings(facts["warnings"]),
+        warnings=_warnings(facts["warnings"]) + _cautions(plan),
         methods=[linked(p) for p in paragraphs], references=[cite.reference(k) for k in keys], bibtex=cite.bibtex(keys),
         commit=max(facts["commit"], key=facts["commit"].get, default="").removesuffix("-dirty"), root=str(plan.root),
     )  # fmt: skip
@@ -134,6 +134,16 @@ def _statistics(plan, metrics, dataset, metric):
                 "least": statistics.LEAST,
                 "n": int(pairs["patients"].max()),
             }
+
+
+def _cautions(plan):
+    """[(text, [arm])]: arms whose stop rules mean little."""
+    arms = {(job.arm, job.acq): plan.study.resolved(job.arm, job.acq) for job in plan.jobs}
+    found = {}
+    for (arm, _), resolved in arms.items():
+        for text in registry.cautions(resolved):
+            found.setdefault(text, {})[arm] = None
+    return [(text, list(names)) for text, names in found.items()]
 
 
 def _warnings(found):

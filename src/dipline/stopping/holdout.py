@@ -12,6 +12,7 @@ import torch
 from dipline.stopping.base import Patient
 
 CITE = ("yaman2022",)
+WATCHABLE = False  # it takes samples away from the arm
 PARAMETERS = {"fraction": 0.05, "smooth": 21, "patience": 200, "min_iterations": 50, "margin": 0.0, "refit": False}
 
 
@@ -24,7 +25,9 @@ class Holdout(Patient):
         spare = A.spare().nonzero()[:, 0]
         count = max(1, round(self.fraction * y.shape[A.unit_axis]))
         if len(spare) < 2:
-            raise ValueError("stop rule holdout: nothing can be left out, every sample lies in the calibration centre; use another rule")
+            raise ValueError(
+                "stop rule holdout: nothing can be left out, every sample lies in the calibration centre; use another rule"
+            )
         order = torch.randperm(len(spare), generator=rng, device=rng.device).to(spare.device)
         keep = torch.ones(y.shape[A.unit_axis], dtype=torch.bool, device=y.device)
         keep[spare[order[: min(count, len(spare) - 1)]]] = False
