@@ -149,7 +149,7 @@ MAY = {  # module: what it may import of ours; plug-ins are loaded through the r
     "measure": {"registry", "store", "acquire.masks", "acquire.noise", "calibrate.espirit", "readers.cfl"},
     "loop": {"registry", "methods.base", "stopping.base"},
     "resume": {"store", "loop"},
-    "reconstruct": {"loop", "registry", "resume", "store", "study"},
+    "blocks": {"loop", "registry", "resume", "store", "study"},
     "score": {"metrics", "registry", "store"},
 }
 
@@ -314,7 +314,7 @@ def test_reconstruct_sees_no_reference():
     """Promise 1: the rule that reconstructs names no file of truth, and neither does the command it runs."""
     text = rules()["reconstruct"]
     assert "reference" not in text and "truth" not in text and "heldout" not in text and "scan" not in text
-    for module in ("reconstruct", "loop", "resume"):
+    for module in ("blocks", "loop", "resume"):
         assert "reference(" not in (PACKAGE / f"{module}.py").read_text()
 
 

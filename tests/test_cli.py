@@ -308,10 +308,10 @@ def test_arm_by_its_name_alone(here, tmp_path, handlers):
 
 
 def test_vanilla_is_the_default_arm(here, tmp_path, monkeypatch):
-    from dipline import reconstruct
+    from dipline import blocks
 
     seen = []
-    monkeypatch.setattr(reconstruct, "block", lambda *arguments: seen.append(arguments))
+    monkeypatch.setattr(blocks, "block", lambda *arguments: seen.append(arguments))
     run("reconstruct", "m.h5", "--out", tmp_path / "r.h5", "--slices", "0")
     run("reconstruct", "m.h5", "--out", tmp_path / "r.h5", "--slices", "0", "--arm", "vanilla")
     assert seen[0] == seen[1]

@@ -57,7 +57,7 @@ ARMS = [
 
 
 @pytest.mark.parametrize("given", ARMS)
-@pytest.mark.parametrize("after", [3, 17])
+@pytest.mark.parametrize("after", [3, 17, 20])  # 20: where the loop also reads the stop rule
 def test_promise_3_a_resumed_reconstruction_has_the_same_bits(tmp_path, given, after):
     loop.set_up("cpu", 1)
     arm = small_arm(**given, iterations=36)
@@ -259,6 +259,29 @@ def test_a_finished_block_is_handed_over_again_in_no_time(job):
     again = subprocess.run(line, capture_output=True, text=True)
     assert again.stdout.count("finished before") == 2 and "it/s" not in again.stdout
     assert [i["checksum"] for i in store.read(out)[1].values()] == want
+
+
+def test_full_disk_is_said_and_leaves_no_half_file(job, tmp_path):
+    """On a real file system of one megabyte."""
+    command, want = job
+    line, _ = command("straight")
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(small)], capture_output=True).returncode:
+        pytest.skip("cannot mount a small file system here")
+    try:
+        (small / "ballast").write_bytes(bytes(150_000))
+        line[line.index("--out") + 1] = str(small / "r.h5")
+        run = subprocess.run(line, capture_output=True, text=True)
+        assert run.returncode not in (0, 75) and "No space left" in run.stderr + run.stdout
+        assert [p.name for p in small.iterdir()] == ["ballast"], "no half file under the final name"
+        (small / "ballast").unlink()
+        subprocess.run(["mount", "-o", "remount,size=20M", str(small)], check=True)
+        again = subprocess.run(line, capture_output=True, text=True)
+        assert again.returncode == 0 and "finished before" in again.stdout, "nothing that was computed is lost"
+        assert [i["checksum"] for i in store.read(small / "r.h5")[1].values()] == want
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
 
 
 def test_disk_full_while_writing_loses_nothing(tmp_path, monkeypatch):

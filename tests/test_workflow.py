@@ -334,7 +334,7 @@ def test_promise_8_a_job_killed_at_every_attempt_does_not_block_the_report(copie
     assert "patient_042" in (root / "report.html").read_text()
 
 
-def test_study_errors_start_nothing(tmp_path):
+def test_promise_6_study_errors_start_nothing(tmp_path):
     study = smoke()
     study["arms"]["dip"]["method"] = "vanila"
     study["seeds"] = []
@@ -398,7 +398,7 @@ def test_promise_7_seeds_are_an_axis(done):
     assert "patients" in statistics or "six" in statistics, "fewer than six patients: no p, and the reason"
 
 
-def test_promise_6_the_resolved_study_runs_again(copied):
+def test_the_resolved_study_runs_again(copied):
     """What the report tells people to reproduce with is itself a study, and nothing has to be computed for it."""
     run = subprocess.run(
         [*SNAKEMAKE, "--configfile", "results/smoke/study.resolved.yaml", *FLAGS],

@@ -6,7 +6,7 @@ __version__ = "0.1.0"
 def __getattr__(name):
     """``dipline.reconstruct``, without making every import of the package pay for torch."""
     if name == "reconstruct":
-        from dipline.reconstruct import reconstruct
+        from dipline.blocks import reconstruct
 
         return reconstruct
     raise AttributeError(f"module 'dipline' has no attribute '{name}'")

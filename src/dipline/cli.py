@@ -145,7 +145,7 @@ def reconstruct(measurement, out, snapshots, slices, spec, arm, seed, state, inp
 
     By hand: dipline reconstruct m.h5 --out r.h5 --slices 0 --arm 'method: vanilla, iterations: 500'
     """
-    from dipline import reconstruct as r
+    from dipline import blocks as r
     from dipline import study as s
 
     if spec is None:

@@ -227,37 +227,40 @@ def fit(y, A, arm, seed=0, inputs=None, keeper=None, say=print):
 
 def iterate(run, arm, keeper, say, refit):
     """Step until the budget or the stop rule ends the run."""
-    started, first, spoken = time.monotonic() - run.seconds, None, time.monotonic()
-    spoken_k, total = run.k, sum(s.steps for s in run.stages)
+    started, spoken, spoken_k = time.monotonic() - run.seconds, time.monotonic(), run.k
+    total = sum(s.steps for s in run.stages)
     while not run.finished:
         loss = run.step()
         if run.k == run.stage_end and not run.finished:
             run.next_stage()
-        if keeper and not run.finished and keeper.leaving():
-            run.seconds = time.monotonic() - started
-            keeper.save({"run": run.state(), "refit": refit})
-            raise Interrupted(f"saved at iteration {run.k}")
-        if run.k % arm["read_every"] and not run.finished:
-            continue
+        stop = False
+        if run.k % arm["read_every"] == 0 or run.finished:  # by number, never by time: the verdict must not depend on the clock
+            stop = read(run, float(loss))
+        done = stop or run.finished
         run.seconds = time.monotonic() - started
-        value = float(loss)
-        first = run.losses[0][1] if run.losses else value
-        if value != value or abs(value) > 1e6 * abs(first) + 1e-12:
-            raise Diverged(
-                f"diverged at iteration {run.k}: the loss is {value:.3g}, it began at {first:.3g}; lower the learning rate"
-            )
-        run.losses.append((run.k, value))
-        stop = run.last is not None and run.rule.verdict()[0]
-        if keeper and not (stop or run.finished) and keeper.due():
+        leaving = keeper is not None and not done and keeper.leaving()
+        if leaving or (keeper and not done and keeper.due()):
             keeper.save({"run": run.state(), "refit": refit})
-        if time.monotonic() - spoken > LOG_SECONDS or run.finished or stop:
+        if leaving:
+            raise Interrupted(f"saved at iteration {run.k}")
+        if done or time.monotonic() - spoken > LOG_SECONDS:
             speed = (run.k - spoken_k) / max(time.monotonic() - spoken, 1e-9)
             left = (total - run.k) / max(speed, 1e-9)
-            say(f"step {run.k}/{total}  loss {value:.3e}  {speed:.1f} it/s  eta {left / 60:.1f} min")
+            say(f"step {run.k}/{total}  loss {float(loss):.3e}  {speed:.1f} it/s  eta {left / 60:.1f} min")
             spoken, spoken_k = time.monotonic(), run.k
         if stop:
-            break
-    run.seconds = time.monotonic() - started
+            return
+
+
+def read(run, loss):
+    """Look at the loss and at the stop rule; whether to stop. The only places where the host waits for the device."""
+    run.losses.append((run.k, loss))
+    first = run.losses[0][1]
+    if loss != loss or abs(loss) > 1e6 * abs(first) + 1e-12:
+        raise Diverged(
+            f"diverged at iteration {run.k}: the loss is {loss:.3g}, it began at {first:.3g}; lower the learning rate"
+        )
+    return run.last is not None and run.rule.verdict()[0]
 
 
 def result_of(run):
