@@ -151,9 +151,10 @@ def provenance(verb, spec, inputs, **more):
 
     Time and host stand here, outside every checksum.
     """
+    program = "dipline" if sys.argv[0].endswith("__main__.py") else Path(sys.argv[0]).name
     versions = {m: sys.modules[m].__version__ for m in ("numpy", "torch", "h5py", "sigpy", "astra") if m in sys.modules}
     return {
-        "verb": verb, "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]), "dipline": __version__,
+        "verb": verb, "command": " ".join([program, *sys.argv[1:]]), "dipline": __version__,
         "commit": commit(), "python": platform.python_version(), "versions": versions, "spec": spec,
         "inputs": {Path(p).name: file_hash(p) for p in inputs},
         "host": platform.node(), "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **more,

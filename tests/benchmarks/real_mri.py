@@ -25,7 +25,9 @@ def main():
         sys.exit(f"{data}/mri: no such folder; export DIPLINE_DATA=/where/the/data/lie")
     os.chdir(ROOT)
     snakemake = Path(sys.executable).with_name("snakemake")
-    done = subprocess.run(
+    line = [snakemake, "--configfile", STUDY, "--cores", os.environ.get("CORES", "2"), "--quiet", "rules"]
+    done = subprocess.run(line + sys.argv[1:])
+    subprocess.run([sys.executable, "-m", "dipline", "tables", "results/real_mri"], check=True)  # also of an unfinished run
         [snakemake, "--configfile", STUDY, "--cores", os.environ.get("CORES", "2"), "--quiet", "rules"]
     )
     plan = Plan.open("results/real_mri")
@@ -65,6 +67,9 @@ def table(part, title):
     base = value(part[part.arm == "zero_filled"], "psnr")
     lines = [f"## {title}", "", "| arm | stopped | peak | stopped − zero-filled |", "|---|---|---|---|"]
     for arm, rows in part.groupby("arm", sort=False):
+        if not (rows.metric == "psnr").any():
+            lines.append(f"| {arm} | no result | no result | |")
+            continue
         cells = [f"{value(rows, 'psnr', w):.2f} / {value(rows, 'ssim', w):.3f}" for w in ("stopped", "peak")]
         lines.append(f"| {arm} | {cells[0]} | {cells[1]} | {value(rows, 'psnr') - base:+.2f} |")
     return [*lines, ""]
@@ -79,9 +84,9 @@ def against_truth(plan, volume, acq, file):
         if (job.volume, job.acq) != (volume, acq):
             continue
         images = {}
-        for recon in plan.recons(job):
+        for recon in filter(os.path.exists, plan.recons(job)):
             images |= {s: i.get("view") for s, i in store.read(recon, names=("view",))[1].items()}
-        if any(v is None for v in images.values()):
+        if not images or any(v is None for v in images.values()):
             continue
         found = np.stack([images[s] for s in sorted(images)])
         want = np.stack([centre(truth[s], found.shape[-2:]) for s in sorted(images)])
