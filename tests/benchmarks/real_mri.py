@@ -28,8 +28,6 @@ def main():
     line = [snakemake, "--configfile", STUDY, "--cores", os.environ.get("CORES", "2"), "--quiet", "rules"]
     done = subprocess.run(line + sys.argv[1:])
     subprocess.run([sys.executable, "-m", "dipline", "tables", "results/real_mri"], check=True)  # also of an unfinished run
-        [snakemake, "--configfile", STUDY, "--cores", os.environ.get("CORES", "2"), "--quiet", "rules"]
-    )
     plan = Plan.open("results/real_mri")
     m = pd.read_csv(plan.root / "metrics.csv", keep_default_na=False)
     lines = [
