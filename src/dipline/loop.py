@@ -66,6 +66,11 @@ def snapshot_steps(total, count):
     return sorted({int(round(s)) - 1 for s in np.geomspace(1, total, min(count, total))})
 
 
+def scale_of(A, image):
+    """The 99.9th percentile of an image as it is shown, or 1 where that is 0."""
+    return float(torch.quantile(A.view(image).abs().float().flatten(), 0.999)) or 1.0
+
+
 class Run:
     """One attempt at one image: everything that changes from step to step."""
 
@@ -83,7 +88,7 @@ class Run:
             self.held = A.restrict(~keep), A.select(y, ~keep)
             A, y = A.restrict(keep), A.select(y, keep)
         x0 = A.init(y)
-        self.scale = float(torch.quantile(A.view(x0).abs().float().flatten(), 0.999)) or 1.0
+        self.scale = scale_of(A, x0)
         if arm["precondition"]:
             weights = A.preconditioner(y, arm["precondition"])
             A, y = A.weighted(weights), y * weights
@@ -102,7 +107,7 @@ class Run:
         """An image that is given, such as a prior, in the units of the scaled problem: by its own 99.9th percentile."""
         if value.shape != torch.Size(A.domain):
             return value
-        return value / (float(torch.quantile(A.view(value).abs().float().flatten(), 0.999)) or 1.0)
+        return value / scale_of(A, value)
 
     def _rule(self, base, chosen, iterations):
         ((name, params),) = chosen.items()
@@ -253,7 +258,7 @@ def iterate(run, arm, keeper, say, refit):
 
 
 def read(run, loss):
-    """Look at the loss and at the stop rule; whether to stop. The only places where the host waits for the device."""
+    """Keep the loss and ask the stop rule; whether to stop. Here, and for a line of the log, the host waits for the device."""
     run.losses.append((run.k, loss))
     first = run.losses[0][1]
     if loss != loss or abs(loss) > 1e6 * abs(first) + 1e-12:

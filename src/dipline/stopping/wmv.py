@@ -6,7 +6,7 @@ Wang et al., TMLR 2023 (eq. 16), window 100, patience 1000. The window ends at t
 labels it by its start). ``min_iterations`` skips the false minimum of the warm-up.
 
 The variance costs two additions and two inner products a step: running sums of x and ‖x‖² over a ring of the last W images, taken
-relative to a fixed shift so that nothing cancels, and summed up afresh every 10 W steps.
+relative to a fixed shift so that nothing cancels, and summed up afresh every W steps.
 Says little for methods whose iterates do not settle and drift again (aSeqDIP, Self-Guided) or with input noise.
 """
 
