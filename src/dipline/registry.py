@@ -30,7 +30,7 @@ FOLDERS = {
     "readers": ("readers",),
     "physics": ("physics",),
 }
-ENGINE = 1  # raise by hand when loop.py, resume.py or store.py change results; a test on fixed bits watches over it
+ENGINE = 2  # raise by hand when loop.py, resume.py or store.py change results; a test on fixed bits watches over it
 SHARED = {"base", "hdf5", "penalties", "__init__"}  # files in a plug-in folder that are no plug-ins
 
 
