@@ -1,12 +1,13 @@
 # make demo    installs, runs the demo study, ends with the path of its report
 # make test    installs, runs the tests
 # make setup   the installation alone          make real   the real scans in ../shared/data
+# make claims  the demo, and whether what it is to show holds -> tests/benchmarks/results/demo.md
 VENV := .venv
 BIN := $(VENV)/bin
 CORES ?= 2
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) --quiet rules
 
-.PHONY: setup demo test real lint clean
+.PHONY: setup demo claims test real lint clean
 
 setup: $(VENV)/.ready
 
@@ -21,6 +22,9 @@ $(VENV)/.ready: envs/requirements.txt pyproject.toml
 demo: setup
 	$(SNAKEMAKE) --configfile config/demo.yaml
 	@echo "the report: results/demo/report.html"
+
+claims: demo
+	$(BIN)/python tests/benchmarks/demo.py
 
 test: setup
 	$(BIN)/python -m pytest -n $(CORES) --dist loadgroup

@@ -1,8 +1,10 @@
 """Blocks and the Python interface: the same loop, the same bits; and the engine's own fingerprint."""
 
 import json
+import shutil
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -61,6 +63,42 @@ def test_python_says_what_is_wrong_with_an_arm():
         dipline.reconstruct(y, A, {"method": "vanilla", "params": {"lrr": 1}})
 
 
+def test_python_leaves_torch_as_it_was():
+    """A notebook that called dipline.reconstruct had torch's deterministic mode on for good.
+    The user's own network, which has no deterministic form, then stopped with an error."""
+    A, y, _ = disc_problem()
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.benchmark = True
+    threads = torch.get_num_threads()
+    try:
+        dipline.reconstruct(y, A, small(iterations=2))
+        with pytest.raises(StudyError):
+            dipline.reconstruct(y, A, "ref_guided")
+        assert not torch.are_deterministic_algorithms_enabled() and torch.backends.cudnn.benchmark
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        dipline.reconstruct(y, A, small(iterations=2))
+        assert torch.is_deterministic_algorithms_warn_only_enabled() and torch.get_num_threads() == threads
+    finally:
+        torch.backends.cudnn.benchmark = False
+        loop.set_up("cpu", 1)
+
+
+def test_python_takes_numpy_arrays():
+    """An array was met with "numpy.ndarray has no attribute device"."""
+    A, y, _ = disc_problem()
+    arm = {"method": "ref_guided", "network": small()["network"], "iterations": 3}
+    prior = A.init(y)
+    tensor = dipline.reconstruct(y, A, arm, inputs={"prior": prior})
+    array = dipline.reconstruct(y.numpy().astype(complex), A, arm, inputs={"prior": prior.numpy().astype(complex)})
+    assert (tensor.image == array.image).all()
+    with pytest.raises(TypeError, match="y: found list, allowed: a torch tensor or a numpy array"):
+        dipline.reconstruct(y.tolist(), A, arm, inputs={"prior": prior})
+    with pytest.raises(TypeError, match="inputs: prior: found str, allowed"):
+        dipline.reconstruct(y, A, arm, inputs={"prior": "prior.npy"})
+    with pytest.raises(StudyError, match="arm: ref_guided needs inputs: prior"):
+        dipline.reconstruct(y, A, arm)
+
+
 def test_scale_of_the_data_does_not_matter():
     """Raw fastMRI units are 1e-6: the image must come out in them, and no float16 snapshot may lose it."""
     A, y, _ = disc_problem()
@@ -79,7 +117,7 @@ def test_what_a_recon_file_holds(measurement, tmp_path):
     image = images[0]
     assert {"status", "reason", "iterations", "chosen", "seconds", "scale", "residual", "memory_mb", "checksum", "watched"} <= set(image)
     assert image["image"].dtype == np.complex64 and image["image"].shape == (1, 32, 32) and image["view"].dtype == np.float32
-    assert set(image["watched"]) == {"emv"} and head["provenance"]["inputs"]["m.h5"] == store.file_hash(measurement)
+    assert set(image["watched"]) == {"emv"} and head["provenance"]["inputs"][str(measurement)] == store.file_hash(measurement)
 
 
 def test_a_prior_comes_from_another_measurement(measurement, tmp_path):
@@ -88,6 +126,73 @@ def test_a_prior_comes_from_another_measurement(measurement, tmp_path):
     given["prior"]["slice"] = 1
     two = block(measurement, tmp_path / "b", [0], small_arm("ref_guided", 10), given=given)[1][0]
     assert one["status"] == two["status"] == "done" and one["checksum"] != two["checksum"]
+
+
+def test_another_slice_of_the_prior_is_another_job(measurement, tmp_path):
+    """The identity of a state folder did not hold which slice of a prior an arm is given, only which file.
+    With another slice the finished image of the first was handed over again."""
+    given = {"prior": {"kind": "measurement", "file": str(measurement), "slice": 2}}
+    one = block(measurement, tmp_path, [0], small_arm("ref_guided", 5), given=given)[1][0]
+    given["prior"]["slice"] = 1
+    two = block(measurement, tmp_path, [0], small_arm("ref_guided", 5), given=given)[1][0]
+    assert one["checksum"] != two["checksum"]
+
+
+def test_two_inputs_of_one_name_are_two_inputs(measurement, tmp_path):
+    """A scan and its prior are often both called R4.h5, and the hashes of inputs were kept by file name: one hid the other.
+    A scan that was measured again, with the same prior, got its old image."""
+    scan, prior = tmp_path / "t2" / "R4.h5", tmp_path / "t1" / "R4.h5"
+    for file in (scan, prior):
+        file.parent.mkdir()
+        shutil.copy(measurement, file)
+    given = {"prior": {"kind": "measurement", "file": str(prior), "slice": 2}}
+    head, before = block(scan, tmp_path, [0], small_arm("ref_guided", 5), given=given)
+    assert set(head["provenance"]["inputs"]) == {str(scan), str(prior)}
+    content, attributes = store.read(scan)[1], store.attributes(scan)
+    again = {0: {"kspace": 2 * content[1]["kspace"], "maps": content[1]["maps"]}}
+    with h5py.File(scan) as f:
+        shared = {k: v[()] for k, v in f["shared"].items()}
+    store.write(scan, again, attributes, shared)
+    after = block(scan, tmp_path, [0], small_arm("ref_guided", 5), given=given)[1]
+    assert after[0]["checksum"] != before[0]["checksum"]
+
+
+def test_an_edited_method_is_computed_again_by_hand(measurement, tmp_path, monkeypatch):
+    """By hand nothing but the arm was in the identity: after an edit of the method's file its old image was handed over."""
+    first = block(measurement, tmp_path, [0], small_arm("vanilla", 5))[1][0]
+    monkeypatch.setattr(registry, "code_hash", lambda files: "edited")
+    monkeypatch.setattr(loop, "seed_of", lambda seed, purpose: 12345)
+    assert block(measurement, tmp_path, [0], small_arm("vanilla", 5))[1][0]["checksum"] != first["checksum"]
+
+
+def test_an_error_of_the_program_leaves_its_trace_in_the_log(measurement, tmp_path, monkeypatch, capsys):
+    """An author's broken method gave failed slices with nothing but "could not broadcast": a ValueError of numpy.
+    Where it came from was in no log."""
+    from dipline.methods.vanilla import Vanilla
+
+    monkeypatch.setattr(Vanilla, "loss", lambda self, k: np.zeros(3) + np.zeros(4))
+    head, images = block(measurement, tmp_path, [0], small_arm("vanilla", 5))
+    assert head["status"] == "failed" and "could not be broadcast" in images[0]["reason"]
+    out = capsys.readouterr().out
+    assert "Traceback" in out and "test_blocks.py" in out and "slice 0 failed: operands" in out
+
+
+def test_a_prior_without_that_slice_is_a_failed_slice(measurement, tmp_path, capsys):
+    given = {"prior": {"kind": "measurement", "file": str(measurement), "slice": 7}}
+    _, images = block(measurement, tmp_path, [0], small_arm("ref_guided", 5), given=given)
+    assert images[0]["reason"] == f"{measurement}: holds no slice 7 (has 0, 1, 2); choose among them"
+    assert "Traceback" not in capsys.readouterr().out
+
+
+def test_a_job_runs_with_its_threads_and_the_same_bits(measurement, tmp_path):
+    torch.use_deterministic_algorithms(False)
+    try:
+        spec = json.dumps({"arm": small_arm("zero_filled"), "device": "cpu", "threads": 2})
+        blocks.block(measurement, tmp_path / "r.h5", tmp_path / "s.h5", [0], spec, 0, tmp_path / "state", {})
+        assert torch.get_num_threads() == 2 and torch.are_deterministic_algorithms_enabled()
+    finally:
+        loop.set_up("cpu", 1)
+    assert store.attributes(tmp_path / "r.h5")["provenance"]["threads"] == 2
 
 
 def test_a_failed_measurement_passes_its_reason_on(tmp_path):

@@ -1,5 +1,6 @@
 """The command line: each verb by hand, what check, show, list and retry say; no stack trace for a typing error."""
 
+import errno
 import json
 import re
 import shutil
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import yaml
 
-from dipline import cli, registry, store
+from dipline import cli, preview, registry, store
 from dipline.plan import Plan
 
 ROOT = Path(__file__).parent.parent
@@ -63,6 +64,14 @@ def said(capsys, *arguments):
     capsys.readouterr()
     run(*arguments)
     return capsys.readouterr().out
+
+
+def left(capsys, *arguments):
+    """(status, what it said on stderr) of a command that leaves before its end."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        run(*arguments)
+    return end.value.code, capsys.readouterr().err
 
 
 def refused(*arguments):
@@ -291,6 +300,37 @@ def test_verbs_by_hand(here, tmp_path, handlers, capsys):
     assert head["provenance"]["seed"] == 3 and head["provenance"]["spec"]["arm"]["method"] == "vanilla"
 
 
+def test_simulate_by_hand(tmp_path, monkeypatch):
+    """`simulate` wanted a JSON that only the workflow knows, and a name that ends in the patient's number.
+    `--out scan.h5` was "invalid literal for int() with base 10: 'scan'"."""
+    monkeypatch.chdir(tmp_path)
+    small = "slices: 1, matrix: 24, coils: 2"
+    run("simulate", "--out", "new/scan.h5", "--params", small)
+    run("simulate", "--out", "patient_005.h5", "--params", small)
+    run("simulate", "--out", "other.h5", "--params", small + ", first_seed: 5")
+    kspace, ids = {}, {}
+    for name in ("new/scan.h5", "patient_005.h5", "other.h5"):
+        with h5py.File(name) as f:
+            kspace[name], ids[name] = f["kspace"][()], f.attrs["patient_id"]
+    assert kspace["new/scan.h5"].shape == (1, 2, 48, 24)
+    assert list(ids.values()) == ["synthetic-001", "synthetic-005", "synthetic-005"]
+    assert (kspace["other.h5"] == kspace["patient_005.h5"]).all()
+    run("measure", "new/scan.h5", "--out", "m.h5", "--volume", "scan", "--slices", "0", "--acquisition", "mask: full")
+    assert store.attributes("m.h5")["status"] == "done"
+
+
+def test_ct_by_hand(tmp_path, monkeypatch):
+    """The operator of a measurement by hand was always that of MRI."""
+    from dipline import measure as m
+
+    seen = []
+    monkeypatch.setattr(m, "measure", lambda *arguments: seen.append(arguments[-1]))
+    monkeypatch.setattr(cli, "_reason", lambda *arguments: None)
+    scan = ["patient", "--out", tmp_path / "m.h5", "--volume", "v", "--slices", "0", "--reader", "phantom_ct"]
+    run("measure", *scan, "--acquisition", "views: 20")
+    assert seen[0]["physics"] == "ct" and seen[0]["acq"]["views"] == 20
+
+
 def test_arm_by_its_name_alone(here, tmp_path, handlers):
     run(
         "reconstruct",
@@ -305,6 +345,17 @@ def test_arm_by_its_name_alone(here, tmp_path, handlers):
     head, content = store.read(tmp_path / "r.h5")
     assert head["provenance"]["spec"]["arm"]["iterations"] == registry.get("methods", "tv").get("ITERATIONS")
     assert np.isfinite(content[0]["image"]).all()
+
+
+def test_inputs_by_hand(here, tmp_path, handlers, capsys):
+    prior = json.dumps({"prior": {"kind": "measurement", "file": MEASUREMENT, "slice": 1}})
+    arm = "method: ref_guided, iterations: 2, network: {skip: {widths: [4], skip_widths: [2]}}"
+    out = ["--out", tmp_path / "r.h5", "--slices", "0", "--arm", arm]
+    run("reconstruct", MEASUREMENT, *out, "--inputs", prior)
+    assert store.attributes(tmp_path / "r.h5")["status"] == "done"
+    for wrong in ("prior.h5", "[]", '{"prior": "x.h5"}', '{"prior": {"file": "x.h5"}}'):
+        code, err = left(capsys, "reconstruct", MEASUREMENT, *out, "--inputs", wrong)
+        assert code == 2 and "allowed: JSON like" in err
 
 
 def test_vanilla_is_the_default_arm(here, tmp_path, monkeypatch):
@@ -371,7 +422,7 @@ def test_check_after_the_run(here, capsys):
             ["to compute: 16 changed", "again: 4 of tv (changed: measurement)"],
         ),
         ("datasets: {brain: {slices: [1]}}", ["to compute: 8 changed", "8 finished result(s) belong to other"]),
-        ("threads: 2", ["to compute: 16 changed", "again: 8 of dip (changed: threads, measurement)"]),
+        ("threads: 2", ["to compute: 16 changed", "again: 8 of dip (changed: threads)"]),
     ],
 )
 def test_check_says_what_a_change_computes_again(here, tmp_path, change, lines, capsys):
@@ -505,6 +556,8 @@ def test_retry_of_a_name_that_is_not_in_the_study(here):
 
 
 MEASUREMENT = "results/tiny/measurement/brain/patient_003/R2.h5"
+SCAN = "results/tiny/scans/brain/patient_003.h5"
+REFERENCE = "results/tiny/reference/brain/patient_003.h5"
 RECON = "results/tiny/recon/brain/patient_003/R2/tv/seed0/s000.h5"
 
 
@@ -542,6 +595,24 @@ RECON = "results/tiny/recon/brain/patient_003/R2/tv/seed0/s000.h5"
             ["score", "no.h5", "--reference", "t.h5", "--measurement", "m.h5", "--out", "s.json"],
             "no.h5: no such file; correct the name",
         ),
+        (["reconstruct", MEASUREMENT, "--out", "r.h5", "--slices", "1-3"],
+         f"{MEASUREMENT}: holds no slice 2, 3 (has 0, 1); choose among them"),
+        (["reconstruct", SCAN, "--out", "r.h5", "--slices", "0"],
+         f"{SCAN}: found no file that dipline wrote, needed: a measurement file; …"),
+        (["reconstruct", REFERENCE, "--out", "r.h5", "--slices", "0"],
+         f"{REFERENCE}: found a reference file, needed: a measurement file; …"),
+        (["reconstruct", MEASUREMENT, "--out", "r.h5", "--slices", "0", "--arm", "ref_guided"],
+         "arm: ref_guided needs inputs: prior; by hand --inputs '{\"prior\": {…"),
+        (["score", MEASUREMENT, "--reference", RECON, "--measurement", REFERENCE, "--out", "s.json"],
+         f"{MEASUREMENT}: found a measurement file, needed: a recon file; …"),
+        (["score", RECON, "--reference", MEASUREMENT, "--measurement", REFERENCE, "--out", "s.json"],
+         f"{MEASUREMENT}: found a measurement file, needed: a reference file; …"),
+        (["measure", "s.h5", "--out", "m.h5", "--volume", "v", "--slices", "0", "--reader", "fastmr"],
+         'no such plug-in among readers: "fastmr"; allowed: …'),
+        (["reference", "s.h5", "--out", "m.h5", "--volume", "v", "--slices", "0", "--reader", "fastmr"],
+         'no such plug-in among readers: "fastmr"; allowed: …'),
+        (["simulate", "--out", "m.h5", "--reader", "fastmri"], "reader: fastmri reads scans and makes none, allowed: phantom, …"),
+        (["simulate", "--out", "m.h5", "--params", "slice: 2"], 'params.slice: unknown; did you mean "slices"? …'),
         (["report", "no.yaml"], "no.yaml: no such file; …"),
         (["tables", "results"], "results: no results in results; run snakemake first, …"),
     ],
@@ -550,7 +621,7 @@ def test_errors_are_one_line(here, arguments, message, handlers):
     found = refused(*arguments)
     assert found.startswith(message.removesuffix("…")) if message.endswith("…") else found == message
     assert len(found.splitlines()) <= 2
-    assert not any(Path(name).exists() for name in ("r.h5", "m.h5", "s.json"))
+    assert not any(Path(name).exists() for name in ("r.h5", "m.h5", "s.json", "r.state"))
 
 
 def test_missing_file_is_not_to_be_deleted(tmp_path):
@@ -603,22 +674,89 @@ def test_slices_as_a_person_writes_them():
     assert cli._numbers("4,5,9") == [4, 5, 9] and cli._numbers("3-5,8") == [3, 4, 5, 8] and cli._numbers("7") == [7]
 
 
-def test_a_scan_that_is_not_there_is_a_failed_result(here, tmp_path):
-    """A volume that vanished is data, not an accident: status 0, and the file says why."""
-    run(
-        "measure",
-        tmp_path / "gone.h5",
-        "--out",
-        tmp_path / "m.h5",
-        "--volume",
-        "gone",
-        "--slices",
-        "0",
-        "--acquisition",
-        "mask: full",
-    )
+def test_a_scan_that_is_not_there_is_a_failed_result(here, tmp_path, capsys):
+    """A volume that vanished is data, not an accident: in the workflow status 0, and the file says why.
+    By hand `measure` was silent and ended with 0 as well; the next step, or the user, found out."""
+    line = ["measure", tmp_path / "gone.h5", "--out", tmp_path / "m.h5", "--volume", "gone", "--slices", "0"]
+    out = said(capsys, *line, "--spec", Plan.load(yaml.safe_load(STUDY)).measure_spec("brain", "R2"))
     head, _ = store.read(tmp_path / "m.h5")
     assert head["status"] == "failed" and "gone.h5" in head["reason"]
+    assert out == f"{tmp_path}/m.h5: failed: {head['reason']}\n"
+    with pytest.raises(SystemExit) as end:
+        run(*line, "--acquisition", "mask: full")
+    assert end.value.code == 1 and capsys.readouterr().out == out
+    with pytest.raises(SystemExit) as end:
+        run("reference", *line[1:])
+    assert end.value.code == 1
+
+
+# ---------------------------------------------------------------- disk and memory
+
+
+def test_results_that_cannot_be_written(tmp_path, monkeypatch, capsys):
+    """`dipline check` in a folder where results/ cannot be written ended in a trace through six files."""
+    monkeypatch.chdir(tmp_path)
+    Path("study.yaml").write_text(STUDY)
+    Path("results").write_text("a file where a folder should be")
+    assert re.match(r"the folder results/ cannot be written \(.*\); work in a folder that you own", refused("check", "study.yaml"))
+    out = "results/tiny/m.h5"
+    code, err = left(capsys, "measure", "gone.h5", "--out", out, "--volume", "v", "--slices", "0")
+    assert code == 75 and re.fullmatch(r"\S+: cannot be written \(.*\); correct that and run again; what was finished is kept\n", err)
+
+
+def test_full_disk_is_one_line_and_another_attempt(here, tmp_path, monkeypatch, handlers, capsys):
+    """A disk that was full when a result was written left a trace and a status that schedulers take for a broken program."""
+
+    def full(path, data):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    line = ["reconstruct", MEASUREMENT, "--out", tmp_path / "r.h5", "--slices", "0", "--arm", "zero_filled"]
+    code, err = left(capsys, *line)
+    assert code == 75 and re.fullmatch(r"\S+\.h5: disk full; free space and run again; what was finished is kept\n", err)
+    assert not list(tmp_path.rglob("*.part")) and not (tmp_path / "r.h5").exists()
+    monkeypatch.setattr(preview, "listing", lambda kind: full("any.h5", b""))  # wherever it comes from
+    assert left(capsys, "list", "masks") == (75, "any.h5: disk full; free space and run again; what was finished is kept\n")
+    monkeypatch.setattr(preview, "listing", lambda kind: tmp_path.read_bytes())
+    assert refused("list", "masks") == f"{tmp_path}: Is a directory; correct that and run again"
+
+
+def test_memory_is_what_the_job_may_use(tmp_path, monkeypatch):
+    """A scan larger than the job's 8 GB was let through, because the node has 500; the kernel killed the job without a word."""
+    import resource
+
+    from dipline.readers import base
+
+    def group(name, text):
+        file = tmp_path / "sys/fs/cgroup" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+
+    monkeypatch.delenv("SLURM_MEM_PER_NODE", raising=False)
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (resource.RLIM_INFINITY,) * 2)
+    monkeypatch.setattr(base.os, "sysconf", lambda name: 2**20)
+    assert base.memory(tmp_path) == (2**40, "this machine has")
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("0::/job_7/step_0\n4:cpu,memory:/old\n3:cpuset:/x\n")
+    for name, text, most in [
+        ("memory.max", "max\n", 2**40),
+        ("memory.max", f"{2**36}\n", 2**36),  # a container
+        ("job_7/memory.max", f"{2**35}\n", 2**35),  # the group above ours
+        ("job_7/step_0/memory.max", f"{2**34}\n", 2**34),
+        ("memory/memory.limit_in_bytes", f"{2**33}\n", 2**33),  # version 1
+        ("memory/old/memory.limit_in_bytes", f"{2**32}\n", 2**32),
+    ]:
+        group(name, text)
+        assert base.memory(tmp_path)[0] == most
+    assert "control group" in base.memory(tmp_path)[1]
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (2**31, 2**31))
+    assert base.memory(tmp_path) == (2**31, "ulimit -v allows")
+    for words, most in (("0", 2**31), ("2000", 2000 * 2**20)):
+        monkeypatch.setenv("SLURM_MEM_PER_NODE", words)
+        assert base.memory(tmp_path)[0] == most
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "1")
+    with pytest.raises(base.ReadError, match=r"big.h5: .* need 0\.0 GB, Slurm \(SLURM_MEM_PER_NODE\) allows 0\.0 GB; choose fewer"):
+        base.check_choice("big.h5", [0], (1, 4, 256, 256))
 
 
 def test_schema_verb(capsys):

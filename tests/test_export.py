@@ -4,7 +4,7 @@ import h5py
 import nibabel as nib
 import numpy as np
 import pytest
-from fabricated import AFFINE, MISSING, SIZE, folder
+from fabricated import AFFINE, ARMS, MISSING, SIZE, TORSO, folder
 
 from dipline import export, store
 from dipline.plan import Job
@@ -19,7 +19,7 @@ def exported(tmp_path_factory):
 
 
 def base(plan, job):
-    return plan.root / "volumes" / job.arm / f"{job.dataset}_{job.volume}_{job.acq}_seed{job.seed}"
+    return plan.root / "volumes" / job.arm / job.dataset / job.acq / f"seed{job.seed}" / job.volume
 
 
 def test_every_job_with_a_result_gives_two_files(exported):
@@ -52,6 +52,18 @@ def test_affine_starts_at_the_first_chosen_slice(exported):
     assert image.header.get_xyzt_units()[0] == "mm"
 
 
+def test_fastmri_finds_predictions_by_the_names_of_the_targets(exported, tmp_path):
+    """Volumes were called <dataset>_<volume>_<acq>_seed<k>.h5: fastMRI's evaluate.py, which opens predictions / target.name,
+    found none of them."""
+    plan, _ = exported
+    for volume in plan.volumes["knee"]:
+        h5py.File(tmp_path / f"{volume}.h5", "w").close()
+    predictions = plan.root / "volumes/tv/knee/R4/seed0"
+    for target in tmp_path.iterdir():
+        with h5py.File(predictions / target.name) as f:
+            assert f["reconstruction"].ndim == 3
+
+
 def test_hdf5_is_what_fastmri_reads(exported):
     plan, _ = exported
     job = Job("knee", "patient_002", "R8", "aseq", 1)  # its first slice failed
@@ -59,6 +71,21 @@ def test_hdf5_is_what_fastmri_reads(exported):
         assert f["reconstruction"].shape == (2, *SIZE) and f["reconstruction"].dtype == np.float32
         assert not f["reconstruction"][0].any() and f["reconstruction"][1].any()
         assert f.attrs["slices"].tolist() == [1, 2] and f.attrs["failed_slices"].tolist() == [1]
+
+
+def test_ct_is_in_hu_where_the_scan_lies(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan = folder(datasets={"torso": TORSO}, arms={"tv": ARMS["tv"]}, seeds=[0])
+    export.volumes(plan)
+    job = Job("torso", "patient_001", "V30", "tv", 0)
+    views = {s: c["view"] for file in plan.recons(job) for s, c in store.read(file)[1].items()}
+    image = nib.load(f"{base(plan, job)}.nii.gz")
+    np.testing.assert_array_equal(np.asarray(image.dataobj), np.stack([views[s].T for s in sorted(views)], -1))
+    assert np.percentile(image.dataobj, 5) < -900 < 0 < np.percentile(image.dataobj, 80) < 100, "air and soft tissue"
+    np.testing.assert_allclose(image.affine[:3, :3], np.array(AFFINE)[:3, :3])
+    assert image.affine[2, 3] == AFFINE[2][3] + min(views) * AFFINE[2][2]
+    with h5py.File(f"{base(plan, job)}.h5") as f:
+        assert f.attrs["units"] == "HU" and f["reconstruction"][1, 11, 7] == views[max(views)][11, 7]
 
 
 def test_equal_images_give_equal_bytes(exported):

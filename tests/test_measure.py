@@ -6,9 +6,10 @@ import h5py
 import numpy as np
 import pytest
 
-from dipline import measure, metrics, score, store, study
+from dipline import measure, measure_mri, metrics, score, store, study
+from dipline.acquire import masks
 from dipline.physics import sense
-from dipline.readers import phantom
+from dipline.readers import cfl, phantom
 
 PARAMETERS = {"patients": 1, "first_seed": 5, "slices": 2, "matrix": 48, "coils": 6, "contrast": "t1", "time_point": 0, "noise": 0.007}
 
@@ -47,7 +48,7 @@ def test_readout_crop_is_lossless(scan, tmp_path):
     _, rss = raw(scan)
     for s in (0, 1):
         assert arrays[s]["kspace"].shape == (6, 48, 48)
-        images = measure._ifft(arrays[s]["kspace"], (-2, -1))
+        images = measure_mri._ifft(arrays[s]["kspace"], (-2, -1))
         assert np.allclose(np.sqrt((np.abs(images) ** 2).sum(0)), rss[s], atol=1e-5 * rss.max())
 
 
@@ -63,7 +64,7 @@ def test_only_acquired_samples_are_kept_and_maps_know_no_others(scan, tmp_path):
     _, arrays = made(scan, tmp_path)
     mask = arrays[0]["mask"]
     assert mask.shape == (48,) and not arrays[0]["kspace"][..., ~mask].any() and arrays[0]["kspace"][..., mask].any()
-    again = measure.espirit.calibrate(arrays[0]["kspace"], mask)[0]
+    again = measure_mri.espirit.calibrate(arrays[0]["kspace"], mask)[0]
     assert np.array_equal(again.astype(np.complex64), arrays[0]["maps"])
 
 
@@ -73,6 +74,25 @@ def test_a_mask_keeps_its_seed_by_file_name_and_slices_do_not_matter(scan, tmp_p
     assert np.array_equal(both[1]["kspace"], one[1]["kspace"]) and np.array_equal(both[1]["maps"], one[1]["maps"])
     _, other = made(scan, tmp_path, mask="random", seed=3)
     assert not np.array_equal(other[0]["mask"], both[0]["mask"])
+
+
+@pytest.mark.parametrize("mask", ["random", "equispaced_fraction", "gaussian"])
+def test_the_file_name_seeds_the_mask(scan, tmp_path, mask):
+    """fastMRI's convention, which makes a mask comparable with other people's: the characters of the file's name, ending included."""
+    _, arrays = made(scan, tmp_path, mask=mask, acceleration=4, center_fraction=0.125)
+    named = masks.drawn(mask, (48, 48), 4, 0.125, tuple(map(ord, "patient_005.h5")))
+    assert np.array_equal(arrays[0]["mask"], named)
+    assert not np.array_equal(named, masks.drawn(mask, (48, 48), 4, 0.125, tuple(map(ord, "patient_005"))))
+
+
+def test_points_of_a_scanner_keep_the_readout(scan, tmp_path):
+    """A scan with a 2-D mask cannot lose its oversampling without losing its mask. The file said `crop: readout` all the same."""
+    own, points = tmp_path / "points.h5", masks.poisson((96, 48), 3, (12, 12), 0)
+    with h5py.File(scan) as f, h5py.File(own, "w") as h:
+        h["kspace"], h["mask"], h["ismrmrd_header"] = f["kspace"][()] * points, points, f["ismrmrd_header"][()]
+    head, arrays = made(own, tmp_path, mask="as_measured", acceleration=None, center_fraction=None)
+    assert arrays[0]["kspace"].shape == (6, 96, 48) and head["crop"] == "full"
+    assert any("oversampling was kept" in w for w in head["warnings"])
 
 
 def test_noise_has_the_snr_that_was_asked_for(scan, tmp_path):
@@ -94,14 +114,80 @@ def test_two_sets_of_maps(scan, tmp_path):
 
 
 def test_given_maps_and_their_faults(scan, tmp_path):
-    np.save(tmp_path / "maps.npy", np.full((6, 48, 48), 0.4, np.complex64))
-    _, arrays = made(scan, tmp_path, maps={"method": "given", "file": str(tmp_path / "maps.npy")})
-    assert np.allclose(arrays[0]["maps"], 0.4)
     np.save(tmp_path / "maps.npy", np.ones((6, 40, 48), np.complex64))
     head, _ = made(scan, tmp_path, maps={"method": "given", "file": str(tmp_path / "maps.npy")})
     assert head["status"] == "failed" and "found shape (6, 40, 48), allowed: (6, 48, 48)" in head["reason"]
     head, _ = made(scan, tmp_path, maps={"method": "given"})
     assert "the scan brings none" in head["reason"]
+
+
+@pytest.fixture(scope="module")
+def estimated(scan, tmp_path_factory):
+    """ESPIRiT's maps (slices, coils, H, W) of the scan."""
+    arrays = made(scan, tmp_path_factory.mktemp("maps"))[1]
+    return np.stack([arrays[s]["maps"][0] for s in (0, 1)])
+
+
+@pytest.mark.parametrize("factor", [1, 3])
+def test_given_maps_are_of_unit_norm(scan, tmp_path, estimated, factor):
+    """Maps of three times the norm were taken as they came: the step sizes no longer fitted, and 23 dB were lost without a word."""
+    np.save(tmp_path / "maps.npy", factor * estimated)
+    _, arrays = made(scan, tmp_path, maps={"file": str(tmp_path / "maps.npy")})
+    for s in (0, 1):
+        assert np.allclose(arrays[s]["maps"][0], estimated[s], atol=1e-6)
+        sums = (np.abs(arrays[s]["maps"]) ** 2).sum((0, 1))
+        assert sums.max() < 1 + 1e-5 and np.isin(sums.round(5), (0, 1)).all() and (sums == 0).any()
+    info = store.read(tmp_path / "m.h5", 0)[1][0]["calibration"]
+    assert info["norm"] == pytest.approx([factor, factor], rel=1e-3)
+
+
+def test_two_given_sets_keep_their_relation(scan, tmp_path, estimated):
+    """Two orthonormal sets stay as they are: divided by their common root sum of squares, folded tissue would shine √2 too bright."""
+    other = np.roll(estimated[0], 1, axis=0)
+    other -= estimated[0] * (estimated[0].conj() * other).sum(0)
+    other /= np.maximum(np.linalg.norm(other, axis=0), 1e-3)
+    np.save(tmp_path / "maps.npy", 2 * np.stack([estimated[0], other])[None])
+    maps = made(scan, tmp_path, maps={"file": str(tmp_path / "maps.npy")})[1][0]["maps"]
+    assert maps.shape == (2, 6, 48, 48) and np.allclose(maps, [estimated[0], other], atol=1e-4)
+
+
+def test_given_maps_belong_to_their_slice(scan, tmp_path, estimated):
+    """A file of maps of all slices was counted by the chosen ones: slice 1 alone got the maps of slice 0."""
+    assert np.abs(estimated[0] - estimated[1]).max() > 0.05
+    for name in ("maps.npy", "maps_patient_005.cfl"):
+        if name.endswith(".npy"):
+            np.save(tmp_path / name, estimated)
+        else:
+            cfl.write_cfl(tmp_path / name, estimated)
+        file = str(tmp_path / name.replace("patient_005", "{volume}"))
+        head, arrays = made(scan, tmp_path, slices=(1,), maps={"file": file})
+        assert np.allclose(arrays[1]["maps"][0], estimated[1], atol=1e-6)
+        assert list(head["given"]) == [str(tmp_path / name.replace(".cfl", end)) for end in ([".hdr", ".cfl"] if "cfl" in name else [""])]
+    np.save(tmp_path / "maps.npy", np.concatenate([estimated, estimated])[:1])
+    assert made(scan, tmp_path, slices=(1,), maps={"file": str(tmp_path / "maps.npy")})[1], "one for all slices"
+
+
+@pytest.mark.parametrize("ending", [".cfl", ".hdr", ""])
+def test_given_maps_as_bart_writes_them(scan, tmp_path, estimated, ending):
+    """BART's files, which the manual names first, ended with a Python error: the function that reads them did not exist."""
+    cfl.write_cfl(tmp_path / "maps.v2.cfl", estimated[:1])
+    _, arrays = made(scan, tmp_path, slices=(0,), maps={"file": str(tmp_path / f"maps.v2{ending}")})
+    assert np.allclose(arrays[0]["maps"][0], estimated[0], atol=1e-6)
+
+
+def test_given_maps_that_are_wrong(scan, tmp_path, estimated):
+    file = tmp_path / "maps.npy"
+    cases = [
+        (np.concatenate([estimated] * 2)[[0, 0, 0]], 5, "needed: slice 5"), (estimated * np.nan, 0, "NaN"), (0 * estimated, 0, "zeros"),
+        (np.array([{}]), 0, "give a .npy or a BART .cfl file"), (estimated[0, 0], 0, "found shape"),
+    ]  # fmt: skip
+    for maps, s, said in cases:
+        np.save(file, maps, allow_pickle=True)
+        with pytest.raises(ValueError, match=said):
+            measure_mri._maps({"method": "given", "file": str(file)}, None, s, np.ones((6, 48, 48)), None, None, "v")
+    file.write_bytes(b"")
+    assert "give a .npy" in made(scan, tmp_path, maps={"file": str(file)})[0]["reason"]
+    assert "no_one.hdr" in made(scan, tmp_path, maps={"file": str(tmp_path / "no_one")})[0]["reason"]
 
 
 def test_too_few_centre_columns(scan, tmp_path):
@@ -116,8 +202,9 @@ def test_a_mask_of_ones_own(scan, tmp_path):
     mask[18:30], mask[::3] = 1, 1
     np.save(tmp_path / "mask.npy", mask)
     own = {"mask": "file", "file": str(tmp_path / "mask.npy"), "acceleration": None, "center_fraction": None}
-    _, arrays = made(scan, tmp_path, **own)
+    head, arrays = made(scan, tmp_path, **own)
     assert np.array_equal(arrays[0]["mask"], mask.astype(bool))
+    assert head["given"] == {str(tmp_path / "mask.npy"): store.file_hash(tmp_path / "mask.npy")}
     np.save(tmp_path / "mask.npy", np.zeros(48))
     head, _ = made(scan, tmp_path, **own)
     assert head["status"] == "failed" and "0 everywhere" in head["reason"]
@@ -164,7 +251,7 @@ def fake_recon(folder, views, images=None, status="done"):
         }  # fmt: skip
         shots[s] = {"views": np.stack([0 * view, view / 2]).astype(np.float16), "steps": np.array([0, 1]), "scale": 2.0}
     store.write(folder / "r.h5", content, {"kind": "recon", "provenance": {"spec": {}}})
-    store.write(folder / "r.snapshots.h5", shots, {})
+    store.write(folder / "r.snapshots.h5", shots, {"kind": "snapshots"})
 
 
 def scored(folder):
@@ -192,7 +279,7 @@ def test_scores_by_hand(scan, tmp_path):
 def test_heldout_nmse_by_hand(scan, tmp_path):
     """‖A_held x − y_held‖² / ‖y_held‖², zero for the image that made the samples."""
     made(scan, tmp_path, slices=(0,), holdout=0.2)
-    store.write(tmp_path / "t.h5", {}, {"status": "none"})
+    store.write(tmp_path / "t.h5", {}, {"kind": "reference", "status": "none"})
     held = store.arrays(tmp_path / "m.heldout.h5", 0)
     A, y = sense.build(held)
     fake_recon(tmp_path, {0: np.zeros((48, 48), np.float32)}, {0: np.zeros((1, 48, 48), np.complex64)})

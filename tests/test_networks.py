@@ -70,5 +70,8 @@ def test_batch_norm_uses_the_statistics_of_the_one_image():
 
 
 def test_skip_widths_must_match():
+    skip = registry.get("networks", "skip")
+    said = "found 5 entries, allowed: 2, as many as widths has"
+    assert registry.check_parameters(skip, {"widths": [8, 8]})[1] == [("skip_widths", said)]
     with pytest.raises(ValueError, match="skip_widths has 5 entries, widths has 2"):
-        build("skip", 1, 1, (32, 32), widths=[8, 8])
+        skip.load().build(1, 1, (32, 32), **skip.defaults() | {"widths": [8, 8]})

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from problems import disc_problem
+from problems import disc_problem, small_arm
 
-from dipline import registry
+from dipline import loop, registry
 from dipline.loop import plugin_class
+from dipline.methods.base import Stage
 from dipline.stopping.base import Rule
 
 
@@ -121,6 +122,71 @@ def test_holdout_splits_outside_the_centre_and_by_seed():
     keep = split(1)
     assert torch.equal(keep, split(1)) and not torch.equal(keep, split(2))
     assert int((~keep).sum()) == round(0.2 * y.shape[-1]) and bool(A.spare()[~keep].all())
+
+
+@pytest.mark.parametrize("hand_over", ["output", "mean"])
+def test_emv_hands_over_what_it_is_told_to(hand_over):
+    images = walk(30)
+    rule = make("emv", alpha=0.3, patience=1000, min_iterations=1, hand_over=hand_over)
+    rule.start(images[0], 2 * images[0])
+    wanted = []
+    for k, x in enumerate(images):
+        rule.update(k, x, 2 * x, torch.tensor(1.0), None)
+        wanted.append(2 * x if hand_over == "output" else rule.mean.clone())
+    assert torch.equal(rule.chosen(), wanted[rule.verdict()[1]]) and rule.verdict()[1] > 3
+
+
+def test_emv_stopped_is_of_the_same_output_as_last_and_peak():
+    """`stop: emv` handed over its own running mean, while the last and the peak image were single iterates.
+    The table showed stopped images better than the oracle's."""
+    A, y, _ = disc_problem()
+    arm = small_arm("vanilla", 12, network="skip", stop={"emv": {"min_iterations": 1}})
+    run, seen = loop.Run(y, A, arm, 0, {}, arm["stop"], 12), []
+    while not run.finished:
+        run.step()
+        seen.append(run.last)
+    assert torch.equal(run.rule.chosen(), seen[run.rule.verdict()[1]])
+
+
+@pytest.mark.parametrize("stop", [{"wmv": {"window": 8, "patience": 9}}, {"emv": {"min_iterations": 8, "patience": 9}}], ids=["wmv", "emv"])
+def test_rules_count_from_the_first_scored_step(monkeypatch, stop):
+    """Rules took k to start at 0: after an unscored stage that was longer than its window, wmv judged a window of nothing but zeros.
+    It chose the first scored step at once, with a variance that no later step could fall below."""
+    from dipline.methods.vanilla import Vanilla
+
+    stages = lambda self: [  # noqa: E731
+        Stage("embed", 21, [{"params": self.net.parameters(), "lr": 1e-3}], scored=False),
+        Stage("fit", 30, [{"params": self.net.parameters(), "lr": 1e-3}]),
+    ]
+    monkeypatch.setattr(Vanilla, "stages", stages)
+    A, y, _ = disc_problem()
+    arm = small_arm("vanilla", 30, network="skip", stop=stop, watch=[stop])
+    run, shown, judged = loop.Run(y, A, arm, 0, {}, arm["stop"], 30), {}, []
+    judge = run.rule.judge
+    run.rule.judge = lambda value, k, output: (judged.append(k), judge(value, k, output))
+    while not run.finished:
+        run.step()
+        if run.k == run.stage_end and not run.finished:
+            run.next_stage()
+        shown[run.k - 1] = run.last
+    assert judged == list(range(30)) and [k for k, _ in run.snapshots] == [21 + k for k in loop.snapshot_steps(30, 8)]
+    result = loop.result_of(run, (0.0, 0))
+    assert result.chosen >= 21 + 7 and result.watched == {next(iter(stop)): result.chosen}, "absolute in what is reported"
+    assert np.array_equal(result.image, shown[result.chosen].numpy() * np.float32(run.scale))
+
+
+def test_the_held_out_error_is_that_of_samples_the_fit_never_sees():
+    A, y, _ = disc_problem()
+    arm = small_arm("vanilla", 5, network="skip", stop={"holdout": {"fraction": 0.3, "min_iterations": 1, "smooth": 1, "patience": 2}})
+    run, seen = loop.Run(y, A, arm, 0, {}, arm["stop"], 5), []
+    run.rule.update = lambda k, image, output, loss, held: seen.append((image * run.scale, float(loss), float(held)))
+    run.step()
+    image, loss, held = seen[0]
+    keep = run.rule.split(A, y, torch.Generator().manual_seed(loop.seed_of(0, "held-out samples")))
+    error = (A(image) - y).abs().square()
+    assert held == pytest.approx(float(error[..., ~keep].sum()), rel=1e-4)
+    assert loss == pytest.approx(float(error[..., keep].sum()) / run.scale**2, rel=1e-4)
+    assert not set(run.held[0].index.tolist()) & set(run.A.index.tolist())
 
 
 def test_rules_need_no_host_synchronisation(monkeypatch):

@@ -5,11 +5,10 @@ import difflib
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Literal
 
+import numpy as np
 import pytest
 import yaml
-from pydantic import Field
 
 from dipline import registry
 from dipline import study as studies
@@ -98,6 +97,7 @@ def test_the_manual_names_every_key_with_a_comment():
         studies.Dataset,
         studies.Maps,
         studies.Cartesian,
+        studies.Projections,
         studies.Arm,
         studies.Input,
         studies.Block,
@@ -109,14 +109,15 @@ def test_the_manual_names_every_key_with_a_comment():
 
 def test_the_manual_has_an_arm_for_every_method():
     config = studies.read(ROOT / "config" / "config.yaml")
-    assert {arm["method"] for arm in config["arms"].values()} == set(registry.plugins("methods"))
+    shipped = "zero_filled sense l1_wavelet tv fbp sirt cgls vanilla self_guided aseq ref_guided"
+    assert {arm["method"] for arm in config["arms"].values()} == set(shipped.split())
 
 
 def test_the_commented_datasets_of_the_manual_are_right(monkeypatch, tmp_path):
     text = uncommented()
     block = text[text.index("  # knee:") : text.index("# -----", text.index("  # knee:"))]
     more = yaml.safe_load(re.sub(r"(?m)^  # ?", "", block))
-    assert {d["reader"] for d in more.values()} == {"fastmri", "ismrmrd", "cfl"}
+    assert {d["reader"] for d in more.values()} == {"fastmri", "ismrmrd", "cfl", "dicom"}
     config = yaml.safe_load(text)
     config["datasets"] |= more
     paths_exist(config, monkeypatch, tmp_path)
@@ -157,6 +158,42 @@ def test_message(name, monkeypatch):
     assert not re.search(r"\b(Input|pydantic|valid|instance|should|None|dict|str)\b", message), (
         f"the library speaks here: {message}"
     )
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        ("{mask: random, acceleration: 4}", "{mask: random, acceleration: 4, seed: 1}"),
+        ("{mask: full, noise_snr: 20}", "{mask: full, noise_snr: 20, seed: 1}"),  # the seed of the noise
+        ("{mask: magic, acceleration: 4, offset: 1, holdout: 0.1}", "{mask: magic, acceleration: 4, offset: 1, holdout: 0.1, seed: 2}"),
+        ("{mask: magic, acceleration: 4}", "{mask: magic, acceleration: 4, offset: 0}"),
+        ("{mask: full}", "{mask: as_measured}"),  # the same only on a complete scan
+    ],
+)
+def test_acquisitions_that_differ(one, other):
+    studies.load(changed(f"datasets: {{brain: {{acquisitions: {{one: {one}, other: {other}}}}}}}"))
+
+
+@pytest.mark.parametrize("photons, same", [("", True), (", photons: 1000", False)])
+def test_views_that_differ_in_the_seed_of_their_noise(photons, same):
+    acquisitions = f"{{a: {{views: 9{photons}}}, b: {{views: 9, seed: 1{photons}}}}}"
+    config = changed(f"datasets: {{chest: {{reader: phantom_ct, acquisitions: {acquisitions}}}}}")
+    assert ["the same as" in p for p in studies.examined(config)[1]] == [True] * same
+
+
+def test_mask_file_that_holds_no_mask(tmp_path):
+    """A mask of zeros passed the check, and every volume failed in its first job."""
+    np.save(tmp_path / "zero.npy", np.zeros(32))
+    (tmp_path / "half.npz").write_bytes(b"PK")
+    for name, said in (("zero.npy", "0 everywhere"), ("half.npz", "not readable")):
+        message = only(f"datasets: {{brain: {{acquisitions: {{mine: {{mask: file, file: {tmp_path / name}}}}}}}}}")
+        assert message.startswith("datasets.brain.acquisitions.mine.file: ") and said in message
+
+
+def test_list_of_volumes_that_is_no_text(tmp_path):
+    (tmp_path / "names.txt").write_bytes(b"caf\xe9\n")
+    message = only(f"datasets: {{brain: {{volumes: {{list: {tmp_path}/names.txt}}}}}}")
+    assert message.startswith("datasets.brain.volumes.list: no text file")
 
 
 def test_cycle_of_two():
@@ -202,7 +239,62 @@ def test_prior_from_the_same_folder_is_refused(inner, tmp_path):
         studies.load(config)
 
 
-@pytest.mark.parametrize("prior", ["{dataset: t1, volume: patient_001}", "{arm: tv}", "{arm: tv, dataset: brain}"])
+LEAK = "a prior from a scan's own full data is refused"
+SAME = "datasets: {same: {reader: phantom, params: {patients: 2, matrix: 32}, acquisitions: {all: {mask: full}}}}"
+
+
+def test_prior_by_an_arm_on_the_scored_scans_is_refused():
+    """The image that another arm makes of the scored scans' own full data passed as a prior: `arm` was never looked at. A guided
+    arm that copies its prior would have won every table."""
+    config = changed(SAME, "arms: {sense: {method: sense}, ref: {inputs: {prior: {arm: sense, dataset: same}}}}")
+    with pytest.raises(StudyError, match=LEAK):
+        studies.load(config)
+
+
+def test_prior_of_the_scored_scan_by_way_of_a_third_scan_is_refused():
+    """The T1 image is guided by the scored T2 scan's full data, and then guides the T2 arm."""
+    config = changed(SAME, "arms: {ref: {inputs: {prior: {arm: middle, dataset: t1}}}}")
+    config["arms"]["middle"] = {"method": "ref_guided", "datasets": ["t1"], "inputs": {"prior": {"dataset": "same"}}}
+    with pytest.raises(StudyError, match=r"arms.ref.inputs.prior.dataset: same holds the very scans .*" + LEAK):
+        studies.load(config)
+    config["datasets"]["same"]["params"]["time_point"] = 1
+    studies.load(config)
+
+
+@pytest.mark.parametrize("body, refused", [("torso", True), ("head", False)])
+def test_priors_of_embedded_ct_patients(body, refused):
+    config = changed("datasets: {ct: {reader: phantom_ct, acquisitions: {V9: {views: 9}}}}")
+    config["datasets"]["full"] = {"reader": "phantom_ct", "params": {"body": body}, "acquisitions": {"V90": {"views": 90}}}
+    config["arms"]["ref"] |= {"datasets": ["ct"], "inputs": {"prior": {"dataset": "full"}}}
+    found = studies.examined(config)[1]
+    assert [LEAK in p for p in found] == [True] * refused, found
+
+
+@pytest.mark.parametrize(
+    "t2, t1, volume, refused",
+    [
+        (["p1_t2", "p2_t2"], ["p1_t1", "p2_t1"], "p1_t1", False),
+        (["p1_t2", "p2_t2"], "all", "p1_t1", False),
+        (["p1_t2", "p2_t2"], ["p1_t2", "p1_t1"], "p1_t2", True),
+        (["p1_t2", "p2_t2"], ["p1_t1", "p1_t2"], "same", True),
+        ("all", ["p1_t1"], "p1_t1", True),
+        ({"first": 1}, ["p1_t1"], "p1_t1", True),
+    ],
+)
+def test_priors_from_one_folder_are_told_apart_by_their_volumes(t2, t1, volume, refused, tmp_path):
+    """T1 and T2 files of the patients lay in one folder, with a list of volumes for each dataset. The T1 prior was refused, because
+    folders alone were compared."""
+    config = changed()
+    for name, volumes in (("brain", t2), ("t1", t1)):
+        config["datasets"][name] |= {"reader": "fastmri", "path": str(tmp_path), "volumes": volumes, "params": {}}
+    config["arms"]["ref"]["inputs"]["prior"]["volume"] = volume
+    found = studies.examined(config)[1]
+    assert [LEAK in p for p in found] == [True] * refused, found
+
+
+@pytest.mark.parametrize(
+    "prior", ["{dataset: t1, volume: patient_001}", "{arm: tv}", "{arm: tv, dataset: brain}", "{arm: dip, dataset: t1}"]
+)
 def test_priors_that_are_allowed(prior):
     config = changed()
     config["arms"]["ref"]["inputs"]["prior"] = yaml.safe_load(prior)
@@ -212,42 +304,20 @@ def test_priors_that_are_allowed(prior):
 # ---------------------------------------------------------------- another modality
 
 
-class Projections(studies.Model):
-    """Stands for CT, until it is here."""
-
-    views: Annotated[int, Field(ge=1)]
-    noise: Literal["poisson"] = "poisson"
-
-    def faults(self):
-        return iter(())
-
-
-@pytest.fixture
-def ct(monkeypatch):
-    """A second modality, with a reader of its own."""
-    scans = registry.Plugin(
-        "readers", "scans", Path("scans.py"), "CT.", {"MODALITY": "ct", "PARAMETERS": {}, "READS_AS": "scans"}
-    )
-    known = {kind: dict(registry.plugins(kind)) for kind in registry.FOLDERS}
-    known["readers"]["scans"] = scans
-    monkeypatch.setattr(registry, "plugins", lambda kind: known[kind])
-    monkeypatch.setitem(studies.ACQUISITIONS, "ct", Projections)
-
-
-def test_acquisition_of_another_modality(ct):
+def test_acquisition_of_another_modality():
     assert only("datasets: {brain: {acquisitions: {V60: {views: 60}}}}") == (
         "datasets.brain.acquisitions.V60: found views, of ct acquisitions, but reader phantom gives mri "
         f"(allowed: {', '.join(studies.Cartesian.model_fields)})"
     )
-    found = problems("datasets: {chest: {reader: scans, acquisitions: {R4: {mask: random, acceleration: 4}}}}")
+    found = problems("datasets: {chest: {reader: phantom_ct, acquisitions: {R4: {mask: random, acceleration: 4}}}}")
     assert found[0].startswith(
-        "datasets.chest.acquisitions.R4: found mask, acceleration, of mri acquisitions, but reader scans gives ct"
+        "datasets.chest.acquisitions.R4: found mask, acceleration, of mri acquisitions, but reader phantom_ct gives ct"
     )
 
 
-def test_arm_that_fits_no_dataset(ct):
+def test_arm_that_fits_no_dataset():
     config = changed(
-        "{datasets: {chest: {reader: scans, acquisitions: {V60: {views: 60}}}}, arms: {sense: {method: sense}}}"
+        "{datasets: {chest: {reader: phantom_ct, acquisitions: {V60: {views: 60}}}}, arms: {sense: {method: sense}}}"
     )
     assert studies.load(config).solves("sense", "brain") and not studies.load(config).solves("sense", "chest")
     named = copy.deepcopy(config)

@@ -1,10 +1,13 @@
 """The workflow itself: the smoke study whole, its files, what a change runs again, determinism, blindness, failures."""
 
+import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -96,8 +99,9 @@ def test_golden_list_of_files(done):
     assert {str(p.relative_to(root / "figures")) for p in root.glob("figures/**/*.png")} == {
         *(f"panels/brain/{acq}/{v}.png" for acq in ("R2", "R4") for v in volumes), *(f"curves/brain/{acq}.png" for acq in ("R2", "R4")),
     }  # fmt: skip
-    assert (root / "volumes" / "dip" / "brain_patient_041_R4_seed0.nii.gz").is_file()
-    assert (root / "volumes" / "dip" / "brain_patient_041_R4_seed0.h5").is_file()
+    assert {p.name for p in (root / "volumes/dip/brain/R4/seed0").iterdir()} == {
+        f"{v}{suffix}" for v in volumes for suffix in (".nii.gz", ".h5")
+    }
     assert not list((root / ".state").glob("**/*.h5")), "states are removed once the score has seen the result"
     assert not list(root.glob("**/*.part"))
 
@@ -190,12 +194,15 @@ def test_promise_4_one_parameter_of_one_arm_runs_that_arm_alone(copied):
     assert "measure" not in found and "reference" not in found and "simulate" not in found
 
 
+def sources_in(folder):
+    """A copy of the checkout's sources."""
+    ignored = shutil.ignore_patterns(".git", ".venv", "results", "logs", ".snakemake", "__pycache__")
+    return Path(shutil.copytree(ROOT, folder / "sources", ignore=ignored))
+
+
 def test_promise_4_editing_one_method_runs_its_arms_alone(copied, tmp_path):
     """In a copy of the sources, as an author would."""
-    sources = tmp_path / "sources"
-    shutil.copytree(
-        ROOT, sources, ignore=shutil.ignore_patterns(".git", ".venv", "results", "logs", ".snakemake", "__pycache__")
-    )
+    sources = sources_in(tmp_path)
     (sources / "src" / "dipline" / "methods" / "aseq.py").open("a").write("\n# a comment\n")
     found = planned(
         copied,
@@ -247,7 +254,7 @@ def test_promise_5_every_number_leads_back(done):
         "seed",
     } <= set(p)
     assert p["seed"] == 1 and p["spec"]["arm"]["params"]["lr"] == 0.01 and p["versions"]["torch"].startswith("2.")
-    assert p["inputs"]["R4.h5"] == store.file_hash(root / "measurement/brain/patient_041/R4.h5")
+    assert p["inputs"]["results/smoke/measurement/brain/patient_041/R4.h5"] == store.file_hash(root / "measurement/brain/patient_041/R4.h5")
 
 
 def test_promise_2_stopped_and_peak_stand_in_columns_of_their_own(done):
@@ -255,40 +262,82 @@ def test_promise_2_stopped_and_peak_stand_in_columns_of_their_own(done):
     assert "stopped" in table and "peak" in table
 
 
-def test_promise_8_one_bad_scan_does_not_cost_the_cohort(tmp_path):
-    """A truncated, a NaN and a good scan in a read-only folder: the good one is finished, the bad ones are named in the report."""
+def folder_of_scans(folder, *names):
+    """A folder with a tiny scan of each name, and the dataset that reads it."""
     from dipline.readers import phantom
 
-    scans = tmp_path / "scans"
-    scans.mkdir()
+    folder.mkdir()
     params = {
-        "patients": 1,
-        "first_seed": 7,
-        "slices": 1,
-        "matrix": 32,
-        "coils": 4,
-        "contrast": "t2",
-        "time_point": 0,
-        "noise": 0.007,
-    }
-    for name in ("good", "truncated", "poisoned"):
-        phantom.write("patient_007", scans / f"{name}.h5", **params)
+        "patients": 1, "first_seed": 7, "slices": 1, "matrix": 32, "coils": 4, "contrast": "t2", "time_point": 0, "noise": 0.007,
+    }  # fmt: skip
+    for name in names:
+        phantom.write("patient_007", folder / f"{name}.h5", **params)
+    acquisitions = {"R2": {"mask": "random", "acceleration": 2, "center_fraction": 0.3}}
+    return {"reader": "fastmri", "path": str(folder), "acquisitions": acquisitions}
+
+
+@contextlib.contextmanager
+def read_only(folder):
+    """The folder with nothing writable in it, for root as well, who needs a mount for that; skips where that is not permitted."""
+
+    def mount(*how):
+        return subprocess.run([*how, str(folder)], capture_output=True).returncode == 0
+
+    everything, root = [*folder.iterdir(), folder], os.getuid() == 0
+    bound = root and mount("mount", "--bind", str(folder))
+    if root and not (bound and mount("mount", "-o", "remount,bind,ro")):
+        if bound:
+            mount("umount")
+        pytest.skip("root writes everywhere, and mount --bind is not permitted here")
+    for path in () if root else everything:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    try:
+        yield
+    finally:
+        if root:
+            assert mount("umount")
+        for path in () if root else everything:
+            path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def test_a_read_only_folder_of_scans_works(tmp_path):
+    """The two rules that open scans."""
+    dataset = folder_of_scans(tmp_path / "scans", "good")
+    study = {"study": "ro", "datasets": {"knee": dataset}, "arms": {"zero_filled": {"method": "zero_filled"}}, "device": "cpu"}
+    with read_only(tmp_path / "scans"):
+        with pytest.raises(OSError):
+            (tmp_path / "scans" / "written").touch()
+        snakemake(tmp_path, study, "--until", "measure", "reference")
+    for file in ("reference/knee/good.h5", "measurement/knee/good/R2.h5"):
+        assert store.attributes(tmp_path / "results/ro" / file)["status"] == "done"
+
+
+def test_no_usable_scan_still_gives_a_report(tmp_path):
+    """The folders of tables and volumes were never made, so that Snakemake ended with MissingOutputException."""
+    dataset = folder_of_scans(tmp_path / "scans")
+    (tmp_path / "scans" / "bad.h5").write_bytes(b"no HDF5")
+    study = {"study": "none", "datasets": {"knee": dataset}, "arms": {"zero_filled": {"method": "zero_filled"}}}
+    snakemake(tmp_path, study)
+    page = (tmp_path / "results/none/report.html").read_text()
+    assert "No scan could be used: 1 scan left out" in page and "all jobs have a result" not in page
+
+
+def test_promise_8_one_bad_scan_does_not_cost_the_cohort(tmp_path):
+    """A truncated, a NaN and a good scan: the good one is finished, the bad ones are named in the report."""
+    scans = tmp_path / "scans"
+    dataset = folder_of_scans(scans, "good", "truncated", "poisoned")
     data = (scans / "truncated.h5").read_bytes()
     (scans / "truncated.h5").write_bytes(data[: len(data) // 2])
     with h5py.File(scans / "poisoned.h5", "r+") as f:
         f["kspace"][0, 1, 3, 4] = np.nan
-    for f in (*scans.iterdir(), scans):
-        f.chmod(0o555 if f.is_dir() else 0o444)
     diverging = {
         "method": "vanilla", "network": {"skip": {"widths": [4], "skip_widths": [0]}}, "params": {"lr": 1e12}, "iterations": 40,
     }  # fmt: skip
-    acquisitions = {"R2": {"mask": "random", "acceleration": 2, "center_fraction": 0.3}}
     study = {
-        "study": "bad", "datasets": {"knee": {"reader": "fastmri", "path": str(scans), "acquisitions": acquisitions}},
+        "study": "bad", "datasets": {"knee": dataset},
         "arms": {"zero_filled": {"method": "zero_filled"}, "diverging": diverging}, "device": "cpu", "snapshots": 2,
     }  # fmt: skip
     run = snakemake(tmp_path, study)
-    scans.chmod(0o755)
     assert "left out: knee/truncated" in run.stderr
     failures = (tmp_path / "results/bad/failures.csv").read_text()
     for text in ("truncated", "poisoned", "NaN", "diverged at iteration"):
@@ -374,9 +423,22 @@ def test_every_shipped_study_plans(config, tmp_path, shared):
     assert run.returncode == 0, run.stderr
 
 
-def test_snakemake_report_builds_with_captions(done):
-    run = snakemake(done, smoke(), "--report", "snakemake.zip")
-    assert run.returncode == 0 and (done / "snakemake.zip").stat().st_size > 10_000
+def test_snakemake_report_holds_the_captions(done):
+    snakemake(done, smoke(), "--report", "snakemake.zip")
+    with zipfile.ZipFile(done / "snakemake.zip") as z:
+        page = re.sub(r"<[^>]+>|\\n|\s+", " ", z.read("snakemake/report.html").decode())
+    for caption in (ROOT / "workflow" / "report").glob("*.rst"):
+        first = re.split("[.:;]", " ".join(caption.read_text().split()))[0]
+        assert len(first) > 20 and first in page, caption
+    for labels in ({"acquisition": "R4", "volume": "patient_041"}, {"acquisition": "R2"}):
+        assert json.dumps(labels)[:-1] in page, "pictures that share a caption are told apart"
+
+
+def test_the_environment_for_conda_is_that_of_pip():
+    """`-r requirements.txt` named a file that Snakemake, which copies dipline.yaml alone, had left behind."""
+    content = yaml.safe_load((ROOT / "envs" / "dipline.yaml").read_text())
+    (pip,) = (d["pip"] for d in content["dependencies"] if isinstance(d, dict))
+    assert pip == (ROOT / "envs" / "requirements.txt").read_text().splitlines(), "write the lines of requirements.txt below pip:"
 
 
 def test_lint_and_format():
@@ -392,10 +454,42 @@ def test_lint_and_format():
 
 
 def test_promise_7_seeds_are_an_axis(done):
-    m = pd.read_csv(done / "results" / "smoke" / "metrics.csv", keep_default_na=False)
+    """Spread over seeds stands beside spread over patients; fewer than six patients: no p, and the reason."""
+    root = done / "results" / "smoke"
+    m = pd.read_csv(root / "metrics.csv", keep_default_na=False)
     assert set(m[m.arm == "dip"].seed.astype(int)) == {0, 1} and set(m[m.arm == "tv"].seed.astype(int)) == {0}
-    statistics = (done / "results" / "smoke" / "statistics.csv").read_text()
-    assert "patients" in statistics or "six" in statistics, "fewer than six patients: no p, and the reason"
+    table = pd.read_csv(root / "tables" / "brain_psnr.csv").query("acq == 'R4' and which == 'stopped'").set_index("arm")
+    rows = m[(m.arm == "dip") & (m.acq == "R4") & (m.metric == "psnr") & (m.which == "stopped") & (m.slice == "")]
+    values = rows.assign(value=rows.value.astype(float)).pivot(index="volume", columns="seed", values="value")
+    assert values.shape == (2, 2)
+    assert table.loc["dip", "seed_std"] == pytest.approx(np.mean(np.abs(values[0] - values[1]) / 2**0.5)) and values[0].ne(values[1]).all()
+    assert table.loc["dip", "std"] == pytest.approx(values.mean(axis=1).std()), "over patients, of their means over seeds"
+    assert table["seed_std"].isna().to_dict() == {"zero_filled": True, "tv": True, "dip": False, "aseq_dip": True}
+    statistics = pd.read_csv(root / "statistics.csv")
+    assert len(statistics) and statistics[["p", "p_holm"]].isna().all(axis=None)
+    assert set(statistics.note) == {"2 patients: no test with fewer than 6"}
+    page = (root / "report.html").read_text()
+    assert "With 2 patients, fewer than 6, no test was made." in page
+    assert f"{table.loc['dip', 'mean']:.2f} ± {table.loc['dip', 'std']:.2f} [{table.loc['dip', 'seed_std']:.2f}]" in page
+
+
+def test_the_report_leaves_tables_and_pictures_alone(copied):
+    """The rule drew all tables, panels and curves once more, over its own inputs, which were then newer than the page."""
+    root = copied / "results" / "smoke"
+    inputs = (*root.glob("*.csv"), *root.glob("tables/*"), *root.glob("figures/**/*.png"))
+    before = {f: f.stat().st_mtime_ns for f in inputs}
+    page = (root / "report.html").stat().st_mtime_ns
+    snakemake(copied, smoke(), "--forcerun", "report")
+    assert (root / "report.html").stat().st_mtime_ns > page
+    assert len(before) > 10 and {f: f.stat().st_mtime_ns for f in inputs} == before
+
+
+def test_editing_the_words_of_the_report_makes_the_page_again(copied, tmp_path):
+    """The page's code hash named four of its files; an edit of answer.py, statistics.py or style.py changed nothing."""
+    sources = sources_in(tmp_path)
+    (sources / "src" / "dipline" / "report" / "answer.py").open("a").write("\n# a comment\n")
+    found = planned(copied, smoke(), "--snakefile", str(sources / "Snakefile"), "--rerun-triggers", "params", "mtime", "input")
+    assert set(found) == {"report", "all"}
 
 
 def test_the_resolved_study_runs_again(copied):

@@ -3,6 +3,7 @@
 import json
 import resource
 import sys
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -11,29 +12,50 @@ import torch
 from dipline import loop, registry, store, study
 from dipline.loop import Diverged, fit
 from dipline.resume import Keeper, Lease, Signals
+from dipline.study import StudyError
 
 
 def reconstruct(y, A, arm, seed=0, inputs=None, say=None):
     """Reconstruct one image from arrays, as a job of the workflow would.
 
     Args:
-        y: measurement as ``A`` keeps it, e.g. from ``A, y = dipline.physics.sense.build({...})``.
+        y: measurement as ``A`` keeps it, e.g. from ``A, y = dipline.physics.sense.build({...})``; a tensor or a numpy array.
         A: an operator of ``dipline.physics``.
         arm: what a study file says of an arm, e.g. ``{"method": "vanilla", "stop": "wmv"}``, or a method's name.
         seed: seeds networks, inputs and noise.
-        inputs: images (parts, H, W) that the method needs, e.g. ``{"prior": x}``.
+        inputs: images (parts, H, W) that the method needs, e.g. ``{"prior": x}``; tensors or numpy arrays.
         say: takes one line of progress; None: silent.
 
     Returns:
         loop.Result: ``image`` (parts, H, W) in the units of the data, curves, snapshots.
 
     Raises:
-        study.StudyError: a wrong arm. loop.Diverged: with the reason.
+        study.StudyError: a wrong arm. loop.Diverged: with the reason. TypeError: data that are no array.
     """
     arm = {"method": arm} if isinstance(arm, str) else arm
     resolved = study.resolve(study.checked_arm(arm))
-    loop.set_up(y.device.type, torch.get_num_threads())
-    return fit(y, A, resolved, seed, inputs, say=say or (lambda line: None))
+    y, inputs = _tensor("y", y, A), {n: _tensor(f"inputs: {n}", x, A) for n, x in (inputs or {}).items()}
+    _complete(resolved, inputs)
+    with loop.borrowed(y.device.type, torch.get_num_threads()):
+        return fit(y, A, resolved, seed, inputs, say=say or (lambda line: None))
+
+
+def _tensor(name, value, A):
+    """A numpy array as a tensor in single precision beside the operator; a tensor as it is."""
+    if isinstance(value, np.ndarray):
+        single = torch.from_numpy(value.astype({"c": np.complex64, "f": np.float32}.get(value.dtype.kind, value.dtype)))
+        return single.to(next((v.device for v in vars(A).values() if isinstance(v, torch.Tensor)), "cpu"))
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"{name}: found {type(value).__name__}, allowed: a torch tensor or a numpy array")
+    return value
+
+
+def _complete(arm, given):
+    """StudyError where the method needs an input that is not given."""
+    lacking = [n for n in registry.get("methods", arm["method"]).get("INPUTS", ()) if n not in given]
+    if lacking:
+        example = json.dumps({lacking[0]: {"kind": "measurement", "file": "other.h5", "slice": 0}})
+        raise StudyError([f"arm: {arm['method']} needs inputs: {', '.join(lacking)}; by hand --inputs '{example}'"])
 
 
 def block(measurement, out, snapshots, slices, spec, seed, state, given):
@@ -51,17 +73,22 @@ def block(measurement, out, snapshots, slices, spec, seed, state, given):
     say = lambda line: print(line, flush=True)  # noqa: E731
     signals = Signals()
     spec = json.loads(spec)
+    head, held = store.read(measurement, names=())
+    store.checked(measurement, head, "measurement")
+    if head["status"] == "done" and not set(slices) <= set(held):
+        raise store.absent(measurement, sorted(set(slices) - set(held)), held)
+    _complete(spec["arm"], given)
+    spec = {"engine": registry.ENGINE, "code": _code(spec["arm"], head["physics"])} | spec
     there = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(there if spec["device"] == "auto" else spec["device"])
     loop.set_up(device.type, spec["threads"])
     files = [measurement, *(g["file"] for g in given.values())]
     runs_on = {"device": _device_name(device), "threads": torch.get_num_threads()}
-    provenance = store.provenance("reconstruct", spec, files, seed=seed, **runs_on)
-    identity = json.dumps([spec, seed, provenance["inputs"], device.type]).encode()
+    provenance = store.provenance("reconstruct", spec, files, seed=seed, given=given, **runs_on)
+    identity = json.dumps([spec, seed, provenance["inputs"], given, device.type]).encode()
     folder = Path(state) / store.checksum(np.frombuffer(identity, np.uint8))[:16]
     lease = Lease(folder)
-    lease.acquire()
-    head, _ = store.read(measurement, names=())
+    lease.acquire(signals)
     try:
         images, views = {}, {}
         for index in slices:
@@ -88,6 +115,14 @@ def block(measurement, out, snapshots, slices, spec, seed, state, given):
         lease.release()
 
 
+def _code(arm, physics):
+    """Hash of the sources behind an arm, for a job by hand, which would hand over old results; the workflow's spec brings its own."""
+    rules = [name for rule in (arm["stop"], *arm["watch"]) for name in rule]
+    used = [("methods", arm["method"]), ("physics", physics), *(("networks", n) for n in arm["network"] or {})]
+    files = registry.code_files(*used, *(("stopping", n) for n in rules))
+    return registry.code_hash(files | {registry.PACKAGE / "methods" / "base.py"})
+
+
 def _status(images):
     return "done" if all(i["status"] == "done" for i in images.values()) else "failed"
 
@@ -101,7 +136,9 @@ def _slice(measurement, head, index, arm, seed, device, given, keeper, say):
         A, y = registry.get("physics", head["physics"]).load().build(arrays, device=device)
         inputs = {name: _input(g, index, A) for name, g in given.items()}
         result = fit(y, A, arm, seed, inputs, keeper, say)
-    except (Diverged, ValueError, torch.linalg.LinAlgError) as error:
+    except (Diverged, store.Absent, ValueError, torch.linalg.LinAlgError) as error:
+        if not isinstance(error, Diverged | store.Absent):  # it may be a fault of the program
+            say(traceback.format_exc().rstrip())
         say(f"slice {index} failed: {error}")
         return {"status": "failed", "reason": str(error)}, {}
     image = torch.from_numpy(result.image).to(device)
@@ -114,22 +151,22 @@ def _slice(measurement, head, index, arm, seed, device, given, keeper, say):
         "seconds": result.seconds, "memory_mb": _memory(device), "checksum": store.checksum(result.image),
         **{f"artefact_{k}": v.cpu().numpy() for k, v in result.artefacts.items()},
     }  # fmt: skip
-    return content, {"views": result.snapshots, "steps": np.array(result.snapshot_steps), "scale": result.scale}
+    return content, {"views": result.snapshots, "steps": np.array(result.snapshot_steps), "scale": result.view_scale}
 
 
 def _input(given, index, A):
-    """One further input: an image (parts, H, W) or an artefact."""
+    """One further input as an image (parts, H, W) of A's size: a measurement's starting image, a reconstruction, an array in a file."""
     index = index if given["slice"] == "same" else given["slice"]
     if given["kind"] == "measurement":
         head = store.attributes(given["file"])
         if head["status"] != "done":
-            raise ValueError(f"{given['file']}: {head['reason']}")
+            raise Diverged(f"{given['file']}: {head['reason']}")
         B, y = registry.get("physics", head["physics"]).load().build(store.arrays(given["file"], index))
         image = B.init(y)
     elif given["kind"] == "recon":
         content = store.read(given["file"], index)[1][index]
         if content["status"] != "done":
-            raise ValueError(f"{given['file']}: {content['reason']}")
+            raise Diverged(f"{given['file']}: {content['reason']}")
         image = torch.from_numpy(content["image"])
     else:
         image = torch.from_numpy(np.load(given["file"], allow_pickle=False))

@@ -4,6 +4,7 @@ Every verb imports what it needs, so that --help is quick.
 """
 
 import argparse
+import contextlib
 import json
 import re
 import sys
@@ -11,15 +12,17 @@ from pathlib import Path
 
 from dipline import __version__
 
+INPUTS = '{"prior": {"kind": "measurement", "file": "other.h5", "slice": 0}}'
+
 
 def parser():
     about = "Cohort studies of untrained image reconstruction on MRI and CT scans."
-    p = argparse.ArgumentParser(prog="dipline", description=about)
+    p = argparse.ArgumentParser(prog="dipline", description=about, fromfile_prefix_chars="@")  # @list: a long series
     p.add_argument("--version", action="version", version=f"dipline {__version__}")
     verbs = p.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     def verb(function, *arguments):
-        name = function.__name__.rstrip("_")
+        name = function.__name__.rstrip("_").replace("_", "-")
         v = verbs.add_parser(name, help=function.__doc__.split("\n")[0], description=function.__doc__)
         for names, options in arguments:
             v.add_argument(*names, **options)
@@ -41,8 +44,9 @@ def parser():
     verb(list_, arg("kind", choices=["methods", "networks", "stopping", "readers", "physics", "masks"]))
     verb(show, arg("file"))
     verb(retry, study, arg("--dataset"), arg("--volume"), arg("--acq"), arg("--arm"))
-    verb(report, study)
-    verb(simulate, out, arg("--spec", required=True, help="reader and its parameters, as JSON"))
+    verb(report, study, arg("--page", action="store_true", help="the page alone, from the tables and pictures that are there"))
+    verb(simulate, out, spec, arg("--reader", default="phantom", help="by hand: one that makes its own patients"),
+         arg("--params", default="{}", help="by hand: 'slices: 2, matrix: 64'"))  # fmt: skip
     verb(reference, files, out, volume, slices, spec, reader)
     verb(measure, files, out, arg("--heldout", help="file for the held-out samples"),
          arg("--dataset", default="scan"), volume, arg("--acq", default="acq"), slices, spec, reader,
@@ -51,12 +55,15 @@ def parser():
     verb(reconstruct, arg("measurement"), out, arg("--snapshots", help="file for the snapshots"), slices, spec,
          arg("--arm", help="by hand: a method's name, or 'method: vanilla, iterations: 500'"),
          arg("--seed", type=int, default=0), arg("--state", help="folder for checkpoints"),
-         arg("--inputs", type=json.loads, default={}, help="further inputs, as JSON"))  # fmt: skip
+         arg("--inputs", type=_inputs, default={}, help=f"further inputs, as JSON: {INPUTS}"))  # fmt: skip
     verb(score, arg("recons", nargs="+"), arg("--reference", required=True), arg("--measurement", required=True),
          arg("--heldout", help="default: beside the measurement"), out,
          arg("--state", help="folder of states to remove"))  # fmt: skip
     for f in (tables, panels, curves, volumes):
         verb(f, root)
+    verb(export_dicom, arg("nifti", help="a volume in HU: results/<study>/volumes/<arm>/<dataset>/<acq>/seed0/<volume>.nii.gz"),
+         arg("--out", required=True, help="folder to write, new or empty"),
+         arg("--description", default="dipline reconstruction", help="name of the series in a viewer"))  # fmt: skip
     verb(schema)
     return p
 
@@ -65,23 +72,30 @@ def main(argv=None):
     args = vars(parser().parse_args(argv))
     args.pop("verb")
     run = args.pop("run")
-    from dipline.store import Corrupt
+    from dipline.registry import UnknownPlugin
+    from dipline.store import AGAIN, Corrupt, Unwritable, disk_full
     from dipline.study import StudyError
 
     try:
         run(**args)
     except StudyError as error:
         sys.exit("\n".join([*error.problems, f"{len(error.problems)} problem(s); nothing was started"]))
-    except Corrupt as error:
+    except (Corrupt, UnknownPlugin) as error:
         sys.exit(str(error))
     except FileNotFoundError as error:
         sys.exit(f"{error.filename}: no such file; correct the name")
     except BrokenPipeError:
         sys.exit(1)
+    except OSError as error:
+        if not (full := error if isinstance(error, Unwritable) else disk_full(error.filename or "output", error)):
+            sys.exit(f"{error.filename or error}: {error.strerror}; correct that and run again")
+        with contextlib.suppress(OSError):  # the log may lie on the same full disk
+            print(full, file=sys.stderr, flush=True)
+        sys.exit(AGAIN)
     except Exception as error:
         if type(error).__name__ in ("Interrupted", "Lost"):
             print(f"leaving: {error}; run again to continue", flush=True)
-            sys.exit(75)
+            sys.exit(AGAIN)
         raise
 
 
@@ -92,7 +106,20 @@ def _numbers(text):
     return [n for p in parts for n in range(int(p[0]), int(p[-1]) + 1)]
 
 
-def _yaml(text):
+def _inputs(text):
+    try:
+        data = json.loads(text)
+        sound = all(set(g) == {"kind", "file", "slice"} for g in data.values())
+    except (ValueError, AttributeError, TypeError):
+        sound = False
+    if not sound:
+        kinds = "kind: measurement, recon or file (.npy); slice: a number or \"same\""
+        raise argparse.ArgumentTypeError(f"found {text!r}, allowed: JSON like {INPUTS}; {kinds}")
+    return data
+
+
+def _yaml(text, alone):
+    """'key: value, key: value' as a dict; a word alone is the value of the key ``alone``."""
     import yaml
 
     from dipline.study import StudyError
@@ -101,17 +128,34 @@ def _yaml(text):
         data = yaml.safe_load(text if text.lstrip().startswith("{") or ":" not in text else "{" + text + "}")
     except yaml.YAMLError:
         raise StudyError([f"found {text!r}, allowed: 'key: value, key: value' as in a study file"]) from None
-    return data if isinstance(data, dict) else {"method": data}
+    return data if isinstance(data, dict) else {alone: data}
 
 
 # what the rules call
 
 
-def simulate(out, spec):
-    """Write one synthetic patient in its true file format."""
-    from dipline import measure as m
+def simulate(out, spec, reader, params):
+    """Write one synthetic patient in its true file format.
 
-    m.simulate(out, json.loads(spec))
+    By hand: dipline simulate --out scan_7.h5 --params 'slices: 2, matrix: 64'. The number in the name is the patient's seed.
+    """
+    from dipline import measure as m
+    from dipline import registry
+    from dipline.study import StudyError
+
+    if spec is not None:
+        return m.simulate(out, json.loads(spec))
+    plugin = registry.get("readers", reader)
+    if not plugin.get("READS_AS"):
+        makers = [name for name, p in registry.plugins("readers").items() if p.get("READS_AS")]
+        raise StudyError([f"reader: {reader} reads scans and makes none, allowed: {', '.join(makers)}"])
+    values, problems = registry.check_parameters(plugin, _yaml(params, "parameter"))
+    if problems:
+        raise StudyError([f"params.{key}: {problem}" for key, problem in problems])
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    name = out.stem if re.search(r"_\d+$", out.stem) else f"{out.stem}_{values.get('first_seed', 1)}"
+    plugin.load().write(name, out, **values)
 
 
 def reference(files, out, volume, slices, spec, reader):
@@ -119,6 +163,7 @@ def reference(files, out, volume, slices, spec, reader):
     from dipline import measure as m
 
     m.reference(files, out, volume, slices, json.loads(spec) if spec else {"reader": reader, "params": {}})
+    _reason(out, by_hand=spec is None)
 
 
 def measure(files, out, heldout, dataset, volume, acq, slices, spec, reader, acquisition, crop):
@@ -127,17 +172,32 @@ def measure(files, out, heldout, dataset, volume, acq, slices, spec, reader, acq
     By hand: dipline measure scan.h5 --out m.h5 --volume scan --slices 0 --acquisition 'mask: random, acceleration: 4'
     """
     from dipline import measure as m
+    from dipline import registry
     from dipline import study as s
 
-    if spec is None:
-        acquired = s.checked_acquisition(_yaml(acquisition or "mask: as_measured")).model_dump()
+    by_hand = spec is None
+    if by_hand:
+        modality = registry.get("readers", reader).get("MODALITY")
+        acquired = s.checked_acquisition(_yaml(acquisition or "mask: as_measured", "mask"), modality).model_dump()
         spec = {
-            "reader": reader, "params": {}, "crop": crop, "maps": s.Maps().model_dump(), "physics": "sense",
+            "reader": reader, "params": {}, "crop": crop, "maps": s.Maps().model_dump(), "physics": s.PHYSICS[modality],
             "acq": acquired,
         }  # fmt: skip
     else:
         spec = json.loads(spec)
     m.measure(files, out, heldout or _beside(out, ".heldout.h5"), dataset, volume, acq, slices, spec)
+    _reason(out, by_hand)
+
+
+def _reason(file, by_hand):
+    """Print why a file holds nothing; a person sees it in the status as well, the workflow goes on."""
+    from dipline import store
+
+    head = store.attributes(file)
+    if head["status"] == "failed":
+        print(f"{file}: failed: {head['reason']}", flush=True)
+        if by_hand:
+            sys.exit(1)
 
 
 def reconstruct(measurement, out, snapshots, slices, spec, arm, seed, state, inputs):
@@ -149,7 +209,7 @@ def reconstruct(measurement, out, snapshots, slices, spec, arm, seed, state, inp
     from dipline import study as s
 
     if spec is None:
-        resolved = s.resolve(s.checked_arm(_yaml(arm or "vanilla")))
+        resolved = s.resolve(s.checked_arm(_yaml(arm or "vanilla", "method")))
         spec = json.dumps({"arm": resolved, "device": "auto", "threads": 1})
     snapshots, state = snapshots or _beside(out, ".snapshots.h5"), state or _beside(out, ".state")
     r.block(measurement, out, snapshots, slices, spec, seed, state, inputs)
@@ -217,13 +277,13 @@ def _root(study):
     return root
 
 
-def report(study):
+def report(study, page=False):
     """Build the report from what is on disk, complete or not."""
     from dipline.plan import Plan
     from dipline.report import curves, html, panels, tables
 
     plan = Plan.open(_root(study))
-    for part in (tables, panels, curves):
+    for part in () if page else (tables, panels, curves):
         part.write(plan)
     print(html.write(plan))
 
@@ -267,6 +327,17 @@ def retry(study, dataset, volume, acq, arm):
 
     removed = preview.remove_failed(Plan.open(_root(study)), dataset, volume, acq, arm)
     print(f"{len(removed)} failed result(s) removed; run snakemake again" if removed else "nothing failed here")
+
+
+def export_dicom(nifti, out, description):
+    """Write a reconstructed CT volume as a derived DICOM series, with new UIDs and nothing of the source."""
+    from dipline import export_dicom as e
+    from dipline import study as s
+
+    try:
+        print(f"{len(e.from_nifti(nifti, out, description))} file(s) in {out}")
+    except ValueError as error:
+        raise s.StudyError([str(error)]) from None
 
 
 def schema():

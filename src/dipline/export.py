@@ -1,10 +1,11 @@
 """Volumes for viewers and for other programs: NIfTI and HDF5, one of each for every job with a result.
 
-    volumes/<arm>/<dataset>_<volume>_<acq>_seed<k>.nii.gz    axes (column, row, slice), millimetres, for any viewer
-    volumes/<arm>/<dataset>_<volume>_<acq>_seed<k>.h5        dataset `reconstruction` (slices, rows, columns)
+    volumes/<arm>/<dataset>/<acq>/seed<k>/<volume>.nii.gz    axes (column, row, slice), millimetres, for any viewer
+    volumes/<arm>/<dataset>/<acq>/seed<k>/<volume>.h5        dataset `reconstruction` (slices, rows, columns)
 
-The HDF5 files are what fastMRI's own evaluate.py reads. The same images give the same bytes. A slice that failed is
-zero; the HDF5 file lists it under `failed_slices`.
+A folder of HDF5 files is what fastMRI's own evaluate.py takes as its predictions: it pairs them with the targets by file
+name, and compares whole volumes (`slices: all`). The same images give the same bytes. A slice that failed is zero; the
+HDF5 file lists it under `failed_slices`. CT is in HU.
 """
 
 import gzip
@@ -18,7 +19,8 @@ from dipline.report import tables
 
 
 def volumes(plan):
-    """Write all volumes; returns the files written."""
+    """Write all volumes; returns the files written. The folder is there even if nothing could be written."""
+    (plan.root / "volumes").mkdir(parents=True, exist_ok=True)
     written = []
     for job in plan.jobs:
         views = tables.views(plan, job)
@@ -31,8 +33,8 @@ def volumes(plan):
             if index in views:
                 stack[i] = views[index]["view"]
         head = tables.attributes(plan.measurement(job.dataset, job.volume, job.acq))
-        base = plan.root / "volumes" / job.arm / f"{job.dataset}_{job.volume}_{job.acq}_seed{job.seed}"
-        nifti, hdf5 = base.with_name(f"{base.name}.nii.gz"), base.with_name(f"{base.name}.h5")
+        folder = plan.root / "volumes" / job.arm / job.dataset / job.acq / f"seed{job.seed}"
+        nifti, hdf5 = folder / f"{job.volume}.nii.gz", folder / f"{job.volume}.h5"
         _nifti(nifti, stack, chosen, np.array(head.get("affine", np.eye(4)), float))
         _hdf5(hdf5, stack, chosen, [s for s in chosen if s not in views], head)
         written += [str(nifti), str(hdf5)]

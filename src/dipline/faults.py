@@ -10,10 +10,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from dipline import registry
+from dipline import acquisitions, registry
 from dipline.study import (
     ACQUISITIONS,
     NAME,
+    PHYSICS,
     SLICES,
     VARIES,
     Arm,
@@ -23,6 +24,7 @@ from dipline.study import (
     Listed,
     Maps,
     Study,
+    local,
     named,
     split,
     variant,
@@ -74,6 +76,27 @@ def in_study(config):
     problems, keys = [f"{key}: {text}" for key, text in told], {key for key, _ in told}
     further = [p for p in dict.fromkeys(_problems(study)) if p not in problems]
     return study, problems + [p for p in further if not _follows(p, keys, config, study)]
+
+
+def sound(study, problems):
+    """What is left of a study without the entries that ``problems`` name: its scans can be looked at all the same."""
+    if not problems:
+        return study
+    keys = [p.split(": ")[0] + "." for p in problems]
+    faulty = lambda key, *parts: any(k.startswith(f"{key}.{part}") for k in keys for part in parts)  # noqa: E731
+    datasets = {}
+    for name, dataset in study.datasets.items():
+        key = f"datasets.{name}"
+        if not faulty(key, "reader.", "path.", "params.", "volumes."):
+            acqs = {a: v for a, v in dataset.acquisitions.items() if not faulty(f"{key}.acquisitions.{a}", "")}
+            datasets[name] = dataset.model_copy(update={"acquisitions": acqs})
+    arms = {n: a for n, a in study.arms.items() if not faulty(f"arms.{n}", "")}
+    lost = True
+    while lost:  # those that need another that is gone
+        needs = {n: {(i.dataset, i.arm) for i in a.inputs.values()} for n, a in arms.items()}
+        lost = [n for n in arms if any(d not in (None, *datasets) or a not in (None, *arms) for d, a in needs[n])]
+        arms = {n: a for n, a in arms.items() if n not in lost}
+    return study.model_copy(update={"datasets": datasets, "arms": arms})
 
 
 def in_arm(config):
@@ -261,8 +284,9 @@ def _dataset_problems(study, name, dataset):
         yield from (f"path: {p}" for p in _path_problems(dataset.path))
     elif dataset.path is not None:
         yield f"path: found {dataset.path!r}, but reader {dataset.reader} makes its own scans; leave path out"
-    if isinstance(dataset.volumes, Listed) and not Path(dataset.volumes.list).is_file():
-        yield f'volumes.list: no such file "{dataset.volumes.list}"; write one, with one name of a volume a line'
+    if isinstance(dataset.volumes, Listed) and _listed(dataset) is None:
+        fault = "no text file" if Path(dataset.volumes.list).exists() else "no such file"
+        yield f'volumes.list: {fault} "{dataset.volumes.list}"; write one, with one name of a volume a line'
     modality, seen = reader.get("MODALITY"), {}
     model = ACQUISITIONS[modality]
     others = {m: set(other.model_fields) - set(model.model_fields) for m, other in ACQUISITIONS.items()}
@@ -280,49 +304,40 @@ def _dataset_problems(study, name, dataset):
         except ValidationError as error:
             yield from (f"acquisitions.{acq}.{key}: {text}" for key, text in _said(error, model, given))
             continue
-        yield from (f"acquisitions.{acq}.{key}: {fault}" for key, fault in parsed.faults())
-        if file := getattr(parsed, "file", None):
-            yield from (f"acquisitions.{acq}.file: {fault}" for fault in _path_problems(file))
-        if parsed in seen:
-            yield f"acquisitions.{acq}: the same as acquisitions.{seen[parsed]}; leave one out"
-        seen[parsed] = acq
+        faults = [*parsed.faults(), *_mask_file_problems(getattr(parsed, "file", None))]
+        yield from (f"acquisitions.{acq}.{key}: {fault}" for key, fault in faults)
+        same = acq if faults else seen.setdefault(acquisitions.essence(parsed), acq)
+        if same != acq:
+            yield f"acquisitions.{acq}: the same as acquisitions.{same}; leave one out"
+    if modality != "mri":
+        for key in {"crop", "maps"} & dataset.model_fields_set:
+            yield f"{key}: means nothing for {modality}, which reader {dataset.reader} gives; leave it out"
     if dataset.maps.file and dataset.maps.method != "given":
         yield f"maps.file: goes with method: given, not with {dataset.maps.method}; leave one out"
     elif dataset.maps.file:
         yield from (f"maps.file: {p}" for p in _path_problems(dataset.maps.file, pattern="{volume}"))
 
 
-def of_mask(a):
-    """(key, what is wrong) of the settings of a Cartesian acquisition that do not go together."""
-    if a.mask in ("file", "full", "as_measured"):
-        for key in ("acceleration", "center_fraction", "offset"):
-            if getattr(a, key) is not None:
-                yield key, f"means nothing with mask: {a.mask}; leave it out"
-    elif a.acceleration is None:
-        yield "acceleration", f"missing; mask: {a.mask} needs one, e.g. acceleration: 4"
-    elif a.mask in ("equispaced", "magic") and a.acceleration % 1:
-        yield "acceleration", f"found {a.acceleration:g}, allowed with mask: {a.mask}: a whole number"
-    elif a.mask in ("random", "equispaced_fraction") and (a.center_fraction or 0) * a.acceleration >= 1:
-        why = f"or the centre alone is more than acceleration {a.acceleration:g} leaves"
-        most = f"less than {1 / a.acceleration:.3g}, {why}"
-        yield "center_fraction", f"found {a.center_fraction:g}, allowed: {most}"
-    if (a.file is None) == (a.mask == "file"):
-        yield "file", "goes with mask: file, and only there"
+def _listed(dataset):
+    """The names of volumes that a dataset lists; None: it lists none, or its file cannot be read."""
+    try:
+        return dataset.listed
+    except (OSError, UnicodeDecodeError):
+        return None
 
 
-def try_mask(a, acq, width, maps):
-    """ValueError where the mask cannot be drawn on ``width`` columns, or its centre is too small for coil maps."""
+def _mask_file_problems(path):
+    """(key, what is wrong) of a mask file, whatever the scan."""
     from dipline.acquire import masks
 
-    if a.mask not in masks.KINDS:
-        return
-    fraction = 0.32 / a.acceleration if a.center_fraction is None else a.center_fraction
-    mask = masks.cartesian(a.mask, width, a.acceleration, fraction, a.seed or 0, a.offset)[0]
-    if maps == "espirit" and masks.centre_columns(mask) < 4:
-        raise ValueError(
-            f"acquisition {acq}: center_fraction {fraction:g} of {width} columns leaves {round(fraction * width)} "
-            "fully sampled centre columns; coil maps need 4, good ones 8: raise center_fraction, or give maps"
-        )
+    if path is not None:
+        missing = list(_path_problems(path))
+        yield from (("file", fault) for fault in missing)
+        try:
+            if not missing:
+                masks.from_file(local(path))
+        except ValueError as error:
+            yield "file", str(error)
 
 
 def _path_problems(path, pattern=None):
@@ -332,7 +347,7 @@ def _path_problems(path, pattern=None):
     unset = [v for v in re.findall(r"\$\{?(\w+)\}?", path) if v not in os.environ]
     if unset:
         yield f'"{path}": the environment variable {unset[0]} is not set; export {unset[0]}=/where/the/data/lie'
-    elif not (pattern and pattern in path) and not Path(os.path.expandvars(path)).expanduser().exists():
+    elif not (pattern and pattern in path) and not local(path).exists():
         yield f'no such file or folder "{os.path.expandvars(path)}"; correct the path'
 
 
@@ -368,6 +383,15 @@ def _arm_problems(study, name, arm, acqs):
         elif not study.solves(name, d):
             yield f"datasets: {arm.method} does not solve {study.modality(d)} (dataset {d}); allowed: {tasks}"
     known = [d for d in study.datasets if study.datasets[d].reader in registry.plugins("readers")]
+    terms = {over.get("data_term", arm.data_term) for over in ({}, *arm.per_acquisition.values())}
+    if terms != {"least_squares"} and not method.get("NETWORK"):
+        yield f"data_term: {arm.method} has its own; leave it out"
+    for d in known if method.get("NETWORK") else []:
+        physics = registry.get("physics", PHYSICS[study.modality(d)])
+        allowed = physics.get("DATA_TERMS", ("least_squares",))
+        if study.solves(name, d) and not terms <= set(allowed):
+            found = ", ".join(sorted(terms - set(allowed)))
+            yield f"data_term: found {found}, allowed on dataset {d}: {', '.join(allowed)}; narrow the arm with `datasets:`"
     if not arm.datasets and known and not any(study.solves(name, d) for d in known):
         yield f"method: {arm.method} solves {tasks}, and no dataset is of that kind; leave the arm out"
     for needed in takes:
@@ -436,9 +460,10 @@ def _input_problems(study, name, given):
         if known and not study.solves(given.arm, source):
             advice = f"name an arm that does, or narrow {name} with `datasets:`"
             yield f".arm: {given.arm} does not run on dataset {source}; {advice}"
-        for d in scored:
-            other = given.arm is None or given.acq is not None and set(study.datasets[d].acquisitions) != {given.acq}
-            if other and _may_hold(dataset, given.volume) and _same_scans(dataset, study.datasets[d]):
+    for d in scored:
+        for source, volume in _origins(study, given, d, given.volume):
+            dataset, own = study.datasets[source], study.datasets[d]
+            if _same_scans(dataset, own) and _same_volume(dataset, own, volume):
                 yield (
                     f".dataset: {source} holds the very scans that {name} is scored on ({d}): "
                     "a prior from a scan's own full data is refused; "
@@ -446,18 +471,37 @@ def _input_problems(study, name, given):
                 )
 
 
-def _may_hold(dataset, volume):
-    return volume == "same" or not isinstance(dataset.volumes, list) or volume in dataset.volumes
+def _origins(study, given, at, volume, away=False, seen=()):
+    """(dataset, volume) of all other scans behind an input of an arm on dataset ``at``, by way of other arms too.
+
+    What an arm makes of the very measurement that is at hand (the same dataset and acquisition) is no other scan.
+    """
+    source, acqs = given.dataset or at, study.datasets[at].acquisitions
+    away |= source != at or given.arm is None or given.acq is not None and set(acqs) != {given.acq}
+    if away and source in study.datasets:
+        yield source, volume
+    if given.arm in study.arms and given.arm not in seen and source in study.datasets:
+        for i in study.arms[given.arm].inputs.values():
+            if i.dataset or i.arm:
+                further = volume if i.volume == "same" else i.volume
+                yield from _origins(study, i, source, further, away, (*seen, given.arm))
 
 
-# parameters of an embedded patient that make another scan of it; "mixed" may be any contrast
-APART = ("contrast", "time_point")
+def _same_volume(source, scored, volume):
+    """Whether a volume of ``source`` may be one that is scored, as far as lists of names tell."""
+    names = [{volume}] if volume != "same" else []
+    names += [set(listed) for d in (source, scored) if (listed := _listed(d)) is not None]
+    return not names or bool(set.intersection(*names))
+
+
+# parameters of an embedded patient that make another scan of it; "mixed" may be any of them
+APART = ("contrast", "time_point", "body")
 
 
 def _same_scans(a, b):
     """Whether two datasets may hold the same scans: one folder in the other, or patients in one contrast and time."""
     if a.path is not None and b.path is not None:
-        one, other = (Path(os.path.expandvars(d.path)).expanduser().resolve() for d in (a, b))
+        one, other = (local(d.path).resolve() for d in (a, b))
         return one == other or one in other.parents or other in one.parents
     if a.path is not None or b.path is not None or a.reader != b.reader:
         return False

@@ -1,63 +1,87 @@
 """What the readers found: volumes, numbers of slices, shapes, problems; kept in ``results/<study>/index.json``.
 
-Entries are keyed by path, size and time, so that only new or changed scans are opened, and only by the main process;
-jobs on a cluster read the file and open no scan but their own.
+Entries are keyed by the reader (its options and its code), path, size and time, so that only new or changed scans are
+opened, and only by the main process; jobs on a cluster read the file and open no scan but their own.
 """
 
 import json
-import os
-from pathlib import Path
 
 from dipline import registry, store
-from dipline.study import NAME, First, Listed, StudyError
+from dipline.study import NAME, First, StudyError, local
+
+FILE = "index.json"
 
 
-def path_of(study):
-    return Path("results") / study.study / "index.json"
+def load(study, root, fresh=True):
+    """({dataset: {"key", "volumes": {name: entry}}}, problems of paths).
 
-
-def load(study, fresh=True):
-    """{dataset: {volume: entry}}; an entry holds ``files``, ``slices`` (number) and more, or ``problem``.
+    An entry holds ``files``, ``slices`` (number) and more, or ``problem``.
 
     Args:
-        fresh: look at the folders and open what changed; False: take the file as it is (jobs on a cluster).
+        root: the results folder.
+        fresh: look at the folders and open what changed; False: take the file as it is, if it holds what the study names.
     """
-    file = path_of(study)
-    known = json.loads(file.read_text()) if file.exists() else {}
-    if not fresh and known:
-        return {d: entries["volumes"] for d, entries in known.items()}
-    index, problems = {}, []
+    known, index, problems = _known(root / FILE), {}, []
+    if not fresh and all(d in known and set(s.listed or ()) <= set(known[d]["volumes"]) for d, s in study.datasets.items()):
+        return known, []
     for name, dataset in study.datasets.items():
         try:
-            index[name] = _dataset(study, name, dataset, known.get(name, {}))
+            index[name] = _dataset(root, name, dataset, known.get(name, {}))
         except ValueError as error:
             problems.append(f"datasets.{name}.path: {error}")
-        else:
-            problems += [f"datasets.{name}.volumes: {p}" for p in _name_problems(dataset, index[name]["volumes"])]
-    if problems:
-        raise StudyError(problems)
-    if index != known:
-        store.write_text(file, json.dumps(index, indent=1))
-    return {d: entries["volumes"] for d, entries in index.items()}
+    return index, problems
 
 
-def _dataset(study, name, dataset, known):
+def _known(file):
+    """What the file says; nothing where it is missing or none of ours."""
+    try:
+        known = json.loads(_text(file))
+        entries = [entry for d in known.values() for entry in d["volumes"].values() if d["key"]]
+        return known if all(e["files"] and ("problem" in e or e["slices"]) for e in entries) else {}
+    except (ValueError, AttributeError, KeyError, TypeError):
+        return {}
+
+
+def _text(file):
+    try:
+        return file.read_text()
+    except (OSError, ValueError):
+        return ""
+
+
+def keep(root, index):
+    """Write the index where it is new."""
+    write(root / FILE, json.dumps(index, indent=1))
+
+
+def write(file, text):
+    """Write a small file of the results where it is new; StudyError where that cannot be."""
+    if _text(file) != text:
+        try:
+            store.write_text(file, text)
+        except OSError as error:
+            fault, advice = error.__cause__ or error, "work in a folder that you own, with space left"
+            raise StudyError([f"the folder results/ cannot be written ({fault}); {advice}"]) from None
+
+
+def _dataset(root, name, dataset, known):
     plugin = registry.get("readers", dataset.reader)
     params = registry.check_parameters(plugin, dataset.params)[0]
-    key = {"reader": dataset.reader, "path": dataset.path, "params": params}
+    code = registry.code_hash(registry.code_files(("readers", dataset.reader)))
+    key = {"reader": dataset.reader, "path": dataset.path, "params": params, "code": code}
     old = known.get("volumes", {}) if known.get("key") == key else {}
     if plugin.get("READS_AS"):
-        folder = Path("results") / study.study / "scans" / name
         if not old:
             suffix, about = plugin.get("SUFFIX", ".h5"), plugin.load().describe(**params) | {"simulated": True}
+            folder = root / "scans" / name
             old = {v: {"files": [str(folder / f"{v}{suffix}")], **about} for v in plugin.load().names(**params)}
         return {"key": key, "volumes": old}
     reader = plugin.load()
     volumes = {}
-    for volume, files in reader.list_volumes(Path(os.path.expandvars(dataset.path)).expanduser(), **params).items():
+    for volume, files in reader.list_volumes(local(dataset.path), **params).items():
         stamp = [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.exists()]
         entry = old.get(volume)
-        if entry is None or entry["stamp"] != stamp:
+        if entry is None or entry.get("stamp") != stamp:
             entry = {"files": [str(f) for f in files], "stamp": stamp}
             try:
                 if not NAME.fullmatch(volume):
@@ -71,25 +95,22 @@ def _dataset(study, name, dataset, known):
 
 
 def chosen_volumes(dataset, entries):
-    """Names of the volumes that the study asks for, in order."""
-    names, wanted = list(entries), dataset.volumes
-    if wanted == "all":
-        return names
-    return names[: wanted.first] if isinstance(wanted, First) else _listed(wanted)
+    """Names of the volumes that the study asks for and that are there, in order."""
+    if dataset.listed is not None:
+        return [name for name in dict.fromkeys(dataset.listed) if name in entries]
+    names = list(entries)
+    return names[: dataset.volumes.first] if isinstance(dataset.volumes, First) else names
 
 
-def _listed(wanted):
-    if isinstance(wanted, Listed):
-        return [line.strip() for line in Path(wanted.list).read_text().splitlines() if line.strip()]
-    return wanted
-
-
-def _name_problems(dataset, entries):
+def name_problems(dataset, entries):
     """Names that the study lists and no scan has, or that it lists twice."""
-    listed = [] if dataset.volumes == "all" or isinstance(dataset.volumes, First) else _listed(dataset.volumes)
+    listed = dataset.listed or []
     for name in dict.fromkeys(listed):
         if name not in entries:
-            yield f'no volume "{name}" in {dataset.path or dataset.reader}{registry.nearest(name, entries)}'
+            where, hint = dataset.path or dataset.reader, registry.nearest(name, entries)
+            if not NAME.fullmatch(name):
+                hint = '; allowed: letters, digits, ".", "_", "-", a letter or digit first'
+            yield f'no volume "{name}" in {where}{hint}'
         elif listed.count(name) > 1:
             yield f'"{name}" stands there twice; leave one out'
 

@@ -5,9 +5,11 @@ average, snapshots); its ``state`` goes into a checkpoint, and a run that contin
 uninterrupted run.
 """
 
+import contextlib
 import hashlib
 import time
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 import numpy as np
 import torch
@@ -32,11 +34,12 @@ class Result:
 
     image: np.ndarray
     last: np.ndarray
-    iterations: int
+    iterations: int  # like the seconds of all fits, where the arm fits twice
     chosen: int
     seconds: float
     scale: float
-    snapshots: np.ndarray  # float16 (n, h, w): the view divided by ``scale``
+    view_scale: float
+    snapshots: np.ndarray  # float16 (n, h, w): the view divided by ``view_scale``
     snapshot_steps: list
     losses: list  # [(step, loss)]
     watched: dict  # rule -> step that it would have chosen
@@ -66,11 +69,6 @@ def snapshot_steps(total, count):
     return sorted({int(round(s)) - 1 for s in np.geomspace(1, total, min(count, total))})
 
 
-def scale_of(A, image):
-    """The 99.9th percentile of an image as it is shown, or 1 where that is 0."""
-    return float(torch.quantile(A.view(image).abs().float().flatten(), 0.999)) or 1.0
-
-
 class Run:
     """One attempt at one image: everything that changes from step to step."""
 
@@ -88,26 +86,27 @@ class Run:
             self.held = A.restrict(~keep), A.select(y, ~keep)
             A, y = A.restrict(keep), A.select(y, keep)
         x0 = A.init(y)
-        self.scale = scale_of(A, x0)
+        self.scale, self.view_scale = A.scale_of(x0), A.view_scale(x0)
         if arm["precondition"]:
-            weights = A.preconditioner(y, arm["precondition"])
-            A, y = A.weighted(weights), y * weights
+            A, y = A.preconditioned(y, arm["precondition"])
+        A, y = A.data_term(arm.get("data_term", "least_squares"), y / self.scale, self.scale)
         inputs = {name: self._in_scale(A, value.to(self.device)) for name, value in inputs.items()}
-        problem = Problem(y / self.scale, A, x0 / self.scale, self.network, self.rng, iterations, inputs)
+        problem = Problem(y, A, x0 / self.scale, self.network, self.rng, iterations, inputs)
         self.A = A
         self.method = plugin_class("methods", arm["method"], Method)(problem, **arm["params"]).to(self.device)
         self.stages = self.method.stages()
-        total = sum(s.steps for s in self.stages)
-        self.wanted = snapshot_steps(total, arm["snapshots"])
+        before = sum(s.steps for s in takewhile(lambda s: not s.scored, self.stages))  # nothing is shown yet
+        total = sum(s.steps for s in self.stages) - before
+        self.wanted = [before + k for k in snapshot_steps(total, arm["snapshots"])]
         self.snapshots, self.average, self.last = [], None, None
-        self.k, self.stage, self.losses, self.seconds = 0, -1, [], 0.0
+        self.k, self.stage, self.losses, self.seconds, self.first_scored = 0, -1, [], 0.0, 0
         self.next_stage()
 
     def _in_scale(self, A, value):
         """An image that is given, such as a prior, in the units of the scaled problem: by its own 99.9th percentile."""
         if value.shape != torch.Size(A.domain):
             return value
-        return value / scale_of(A, value)
+        return value / A.scale_of(value)
 
     def _rule(self, base, chosen, iterations):
         ((name, params),) = chosen.items()
@@ -162,10 +161,20 @@ class Run:
             output = self.average / (1 - decay ** (self.k - self.first_scored + 1))
         held = self.held[0].residual(image * self.scale, self.held[1]) if self.held else None
         for rule in (self.rule, *self.watched.values()):
-            rule.update(self.k, image, output, loss, held)
+            rule.update(self.k - self.first_scored, image, output, loss, held)
         if self.k in self.wanted:
-            self.snapshots.append((self.k, self.A.view(output).half()))
+            self.snapshots.append((self.k, self._shown(output)))
         self.last = output
+
+    def _shown(self, output):
+        """The view of an image, divided by ``view_scale``, in half precision. One scale for both: the view grows with the image."""
+        if self.scale == self.view_scale:
+            return self.A.view(output).half()
+        return (self.A.view(output * self.scale) / self.view_scale).half()
+
+    def chosen(self, rule):
+        """The step that a rule has chosen; rules count from the first scored step."""
+        return self.first_scored + rule.verdict()[1]
 
     @property
     def finished(self):
@@ -178,7 +187,7 @@ class Run:
             "k": self.k, "stage": self.stage, "seconds": self.seconds, "losses": self.losses, "networks": self.networks,
             "method": self.method.state_dict(), "optimiser": self.optimiser.state_dict() if self.optimiser else None,
             "rules": {n: r.state_dict() for n, r in rules.items()}, "average": self.average, "last": self.last,
-            "first_scored": getattr(self, "first_scored", 0), "snapshots": self.snapshots,
+            "first_scored": self.first_scored, "snapshots": self.snapshots,
             "generators": {n: g.get_state() for n, g in self.generators.items()},
         }  # fmt: skip
 
@@ -188,8 +197,11 @@ class Run:
         self.method.load_state_dict(state["method"])
         if self.optimiser:
             self.optimiser.load_state_dict(state["optimiser"])
-        for name in ("k", "seconds", "losses", "networks", "average", "last", "snapshots", "first_scored"):
+        for name in ("k", "seconds", "losses", "networks", "first_scored"):
             setattr(self, name, state[name])
+        for name in ("average", "last"):  # a checkpoint is read on the CPU
+            setattr(self, name, None if state[name] is None else state[name].to(self.device))
+        self.snapshots = [(k, view.to(self.device)) for k, view in state["snapshots"]]
         for name, value in state["generators"].items():
             self.rng(name).set_state(value.cpu())
         if self.last is not None:
@@ -215,7 +227,7 @@ def fit(y, A, arm, seed=0, inputs=None, keeper=None, say=print):
     for caution in registry.cautions(arm):
         say(f"note: {caution}")
     saved = keeper.load() if keeper else None
-    refit = saved["refit"] if saved else None
+    refit, before = (saved["refit"], saved["before"]) if saved else (None, (0.0, 0))  # seconds, iterations of the first fit
     while True:
         stop, iterations = ({"fixed": {}}, refit) if refit else (arm["stop"], arm["iterations"])
         run = Run(y, A, arm, seed, inputs or {}, stop, iterations)
@@ -223,14 +235,14 @@ def fit(y, A, arm, seed=0, inputs=None, keeper=None, say=print):
             run.load(saved["run"])
             say(f"resumed from the checkpoint at iteration {run.k}")
             saved = None
-        iterate(run, arm, keeper, say, refit)
+        iterate(run, arm, keeper, say, refit, before)
         if refit or not getattr(run.rule, "refit", False):
-            return result_of(run)
-        refit = run.rule.verdict()[1] + 1
+            return result_of(run, before)
+        refit, before = run.rule.verdict()[1] + 1, (run.seconds, run.k)
         say(f"fitting all samples for the {refit} iterations that the held-out samples chose")
 
 
-def iterate(run, arm, keeper, say, refit):
+def iterate(run, arm, keeper, say, refit, before):
     """Step until the budget or the stop rule ends the run."""
     started, spoken, spoken_k = time.monotonic() - run.seconds, time.monotonic(), run.k
     total = sum(s.steps for s in run.stages)
@@ -245,7 +257,7 @@ def iterate(run, arm, keeper, say, refit):
         run.seconds = time.monotonic() - started
         leaving = keeper is not None and not done and keeper.leaving()
         if leaving or (keeper and not done and keeper.due()):
-            keeper.save({"run": run.state(), "refit": refit})
+            keeper.save({"run": run.state(), "refit": refit, "before": before})
         if leaving:
             raise Interrupted(f"saved at iteration {run.k}")
         if done or time.monotonic() - spoken > LOG_SECONDS:
@@ -268,16 +280,17 @@ def read(run, loss):
     return run.last is not None and run.rule.verdict()[0]
 
 
-def result_of(run):
+def result_of(run, before):
+    seconds, iterations = before[0] + run.seconds, before[1] + run.k
     image, last = run.rule.chosen() * run.scale, run.last * run.scale
     if not bool(torch.isfinite(torch.view_as_real(image) if image.is_complex() else image).all()):
         raise Diverged(f"the image is not finite after {run.k} iterations; lower the learning rate")
     views = [v.cpu().numpy() for _, v in run.snapshots]
     return Result(
-        image=image.cpu().numpy(), last=last.cpu().numpy(), iterations=run.k, chosen=run.rule.verdict()[1], seconds=run.seconds,
-        scale=run.scale, snapshots=np.stack(views) if views else np.zeros((0, 0, 0), np.float16),
+        image=image.cpu().numpy(), last=last.cpu().numpy(), iterations=iterations, chosen=run.chosen(run.rule), seconds=seconds,
+        scale=run.scale, view_scale=run.view_scale, snapshots=np.stack(views) if views else np.zeros((0, 0, 0), np.float16),
         snapshot_steps=[k for k, _ in run.snapshots], losses=run.losses,
-        watched={n: r.verdict()[1] for n, r in run.watched.items()}, artefacts=run.method.artefacts(),
+        watched={n: run.chosen(r) for n, r in run.watched.items()}, artefacts=run.method.artefacts(),
     )  # fmt: skip
 
 
@@ -286,3 +299,17 @@ def set_up(device, threads):
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=device != "cpu")
     torch.backends.cudnn.benchmark = False
+
+
+@contextlib.contextmanager
+def borrowed(device, threads):
+    """:func:`set_up` for a while; torch's settings are then again what they were."""
+    found = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    try:
+        set_up(device, threads)
+        yield
+    finally:
+        torch.set_num_threads(found[0])
+        torch.use_deterministic_algorithms(found[1], warn_only=warned)
+        torch.backends.cudnn.benchmark = found[2]

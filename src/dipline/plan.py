@@ -6,7 +6,7 @@ results/<study>/
     measurement/{dataset}/{volume}/{acq}.h5, {acq}.heldout.h5    what an arm sees; what is kept from it
     recon/{dataset}/{volume}/{acq}/{arm}/seed{seed}/{block}.h5, {block}.snapshots.h5
     scores/{dataset}/{volume}/{acq}/{arm}/seed{seed}.json
-    study.resolved.yaml                                          the study as it was read: itself a study file
+    study.resolved.yaml                                          the study with all defaults and scans: itself a study file
     index.json                                                   the scans that were found
 """
 
@@ -21,13 +21,14 @@ from pathlib import Path
 
 import yaml
 
+from dipline import faults, inputs, measure_mri, registry
 from dipline import index as indexing
-from dipline import registry, store
 from dipline import study as studies
 from dipline.study import PHYSICS, StudyError
 
 Job = namedtuple("Job", "dataset volume acq arm seed")
 HERE = registry.PACKAGE
+RESOLVED = "study.resolved.yaml"
 
 
 def use_checkout(folder):
@@ -45,75 +46,113 @@ def prepare(config, sources, main=True):
     """
     for source in filter(os.path.isfile, sources if main else ()):
         studies.read(source)
-    try:
-        plan = Plan.load(config, " + ".join(map(str, sources)) or "config", fresh=main)
-        file, text = plan.root / "study.resolved.yaml", plan.resolved_yaml()
-        if main and (not file.exists() or file.read_text() != text):
-            store.write_text(file, text)
-    except OSError as error:
-        advice = "run Snakemake in a folder that you own, with space left"
-        raise StudyError([f"the folder results/ cannot be written ({error}); {advice}"]) from None
+    plan = Plan.load(config, " + ".join(map(str, sources)) or "config", fresh=main)
     if main:
-        for (dataset, volume), problem in plan.problems.items():
-            print(f"left out: {dataset}/{volume}: {problem}", file=sys.stderr)
+        indexing.write(plan.root / RESOLVED, plan.resolved_yaml())
+        plan.write_lists()
+        for line in plan.missing():
+            print(f"left out: {line}", file=sys.stderr)
     return plan
 
 
 class Plan:
-    """A study together with the scans that were found for it."""
+    """A study together with the scans that were found for it.
 
-    def __init__(self, study, index):
-        self.study = study
-        self.root = Path("results") / study.study
-        self.volumes, self.problems = {}, {}
+    Attributes:
+        volumes: {dataset: {volume: entry of the index, with the slices "chosen"}}.
+        problems: {(dataset, volume): why the scan is left out}.
+        unfed: {(dataset, volume, acq, arm): why these jobs are left out}: a scan that their inputs need is not there.
+        faults: of the study, which only the scans show.
+    """
+
+    def __init__(self, study, index, root, look=True):
+        """``look``: for the user's own files, too."""
+        self.study, self.root, self._look = study, Path(root), look
+        self.volumes, self.problems, self.faults, self._names = {}, {}, [], {}
         for name, dataset in study.datasets.items():
-            self.volumes[name] = {}
-            for volume in indexing.chosen_volumes(dataset, index[name]):
-                entry = index[name][volume]
+            entries = index[name]["volumes"]
+            self.faults += [f"datasets.{name}.volumes: {p}" for p in indexing.name_problems(dataset, entries)]
+            self.volumes[name], self._names[name] = {}, indexing.chosen_volumes(dataset, entries)
+            for volume in self._names[name]:
+                entry = entries[volume]
                 try:
                     if "problem" in entry:
                         raise ValueError(entry["problem"])
-                    self._fits(name, entry)
+                    self._fits(name, volume, entry)
                     slices = indexing.chosen_slices(dataset, entry["slices"])
                 except ValueError as error:
                     self.problems[name, volume] = str(error)
                 else:
                     self.volumes[name][volume] = {**entry, "chosen": slices}
-        if study.strict and self.problems:
-            raise StudyError([f"datasets.{d}: {v}: {p}" for (d, v), p in self.problems.items()])
+        if study.strict:
+            self.faults += [f"datasets.{d}: {v}: {p}" for (d, v), p in self.problems.items()]
+        check = inputs.Check(self)
+        self.faults += check.faults
+        self.unfed = check.unfed
 
     @classmethod
     def load(cls, config, source="study", fresh=True):
-        study = studies.load(config, source)
-        try:
-            return cls(study, indexing.load(study, fresh))
-        except StudyError as error:
-            raise StudyError([f"{source}: {p}" for p in error.problems]) from None
+        """The plan of a study; StudyError with all that is wrong with the study, and then with its scans as well.
+
+        Args:
+            fresh: look at the folders of scans, and keep what is found; False: take what was found before.
+        """
+        study, problems = studies.examined(config)
+        root, study = Path("results") / study.study, faults.sound(study, problems)
+        index, lost = indexing.load(study, root, fresh)
+        plan = cls(faults.sound(study, lost), index, root)
+        problems += lost + plan.faults
+        if problems:
+            left_out = [] if study.strict else [f"left out: {line}" for line in plan.missing()]
+            raise StudyError([f"{source}: {p}" for p in problems + left_out])
+        if fresh:
+            indexing.keep(root, index)
+        return plan
 
     @classmethod
     def open(cls, root):
-        """The plan of a results folder, from ``study.resolved.yaml`` and ``index.json``."""
-        file = Path(root) / "study.resolved.yaml"
-        study = studies.load(studies.read(file), str(file))
-        return cls(study, indexing.load(study, fresh=False))
+        """The plan of a results folder, from ``study.resolved.yaml`` and ``index.json``; its scans need not be there any more."""
+        file = Path(root) / RESOLVED
+        study, problems = studies.examined(studies.read(file))
+        index, lost = indexing.load(study, Path(root), fresh=False)
+        if problems := lost + [p for p in problems if not re.match(r"\S+\.(path|file|list): ", p)]:
+            raise StudyError([f"{file}: {p}" for p in problems])
+        return cls(study, index, root, look=False)
 
-    def _fits(self, dataset, entry):
+    def _fits(self, dataset, volume, entry):
         """Every acquisition must be possible on the scan."""
-        for acq in self.study.datasets[dataset].acquisitions:
+        d = self.study.datasets[dataset]
+        for acq in d.acquisitions:
             wanted = self.study.acquisition(dataset, acq)
-            if "shape" in entry and not entry.get("undersampled"):
-                wanted.try_on(acq, entry["shape"][-1], self.study.datasets[dataset].maps.method)
             if entry.get("undersampled") and wanted.mask != "as_measured":
                 raise ValueError(
                     f"{entry['files'][0]}: is undersampled already, so acquisition {acq} cannot be made from it; "
                     "use acquisitions: {as_measured: {holdout: 0.05}}"
                 )
+            missing = [f for f in self.given_files(dataset, volume, acq) if self._look and not Path(f).exists()]
+            if missing:
+                raise ValueError(f"{missing[0]}: no such file of coil maps; put it there, or leave the volume out")
+            if "shape" in entry:
+                try:
+                    wanted.try_on(_kspace(entry, d.crop), d.maps.method, entry["files"][0])
+                except ValueError as error:
+                    raise ValueError(f"acquisition {acq}: {error}") from None
+
+    def missing(self):
+        """What is left out and why, one line each."""
+        jobs = dict.fromkeys(f"{d}/{v}: {reason}" for (d, v, *_), reason in self.unfed.items())
+        return [*(f"{d}/{v}: {problem}" for (d, v), problem in self.problems.items()), *jobs]
 
     # the jobs
 
     @cached_property
     def jobs(self):
-        """One :class:`Job` for each volume, acquisition, arm and seed, in the study's order."""
+        """One :class:`Job` for each volume, acquisition, arm and seed, in the study's order, that has its inputs."""
+        return [job for job in self.possible if job[:4] not in self.unfed]
+
+    @cached_property
+    def possible(self):
+        """The same, if no input were missing."""
         return [
             Job(d, v, acq, arm, seed)
             for d, dataset in self.study.datasets.items()
@@ -154,7 +193,7 @@ class Plan:
     @cached_property
     def identity(self):
         """A short hash of the study and of the volumes that were found: what tables and pages depend on."""
-        text = self.resolved_yaml() + json.dumps([list(map(str, self.problems.items())), self.jobs])
+        text = json.dumps([self.resolved(), self.missing(), self.jobs])
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     as_json = staticmethod(json.dumps)
@@ -184,58 +223,57 @@ class Plan:
     def scans(self, dataset, volume):
         return self.volumes[dataset][volume]["files"]
 
+    MANY = 16  # files of a scan that a command line takes by name
+
+    def scan_words(self, dataset, volume):
+        """The files of a scan as the command line takes them: by name, or, of a long series, as the name of a list."""
+        files = self.scans(dataset, volume)
+        return files if len(files) <= self.MANY else f"@{self._list(dataset, volume)}"
+
+    def _list(self, dataset, volume):
+        return f"{self.root}/scans/{dataset}/{volume}.files"
+
+    def write_lists(self):
+        """Write the lists that :meth:`scan_words` names."""
+        for dataset, volumes in self.volumes.items():
+            for volume, entry in volumes.items():
+                if len(entry["files"]) > self.MANY:
+                    indexing.write(Path(self._list(dataset, volume)), "\n".join(entry["files"]) + "\n")
+
+    def given_files(self, dataset, volume, acq):
+        """The user's own files that a measurement is made with: a mask, coil maps."""
+        if self.study.modality(dataset) != "mri":
+            return []
+        a, maps = self.study.acquisition(dataset, acq), self.study.datasets[dataset].maps
+        return [str(file) for file in measure_mri.given_files(a.model_dump(), maps.model_dump(), volume)]
+
     def inputs(self, dataset, volume, acq, arm, seed, block):
         """{name: {"file", "slice", "kind"}} of what the arm is given besides the measurement."""
-        given = {}
-        for name, i in self.study.arms[arm].inputs.items():
-            key = f"arms.{arm}.inputs.{name}"
-            d, v = i.dataset or dataset, volume if i.volume == "same" else i.volume
-            if i.file:
-                given[name] = {"kind": "file", "file": os.path.expandvars(i.file), "slice": i.slice}
-                continue
-            if v not in self.volumes[d]:
-                raise StudyError([f"{key}: dataset {d} has no readable volume {v} (needed by {dataset}/{volume})"])
-            needed = self.blocks(dataset, volume, arm)[block] if i.slice == "same" else [i.slice]
-            missing = [s for s in needed if s not in self.volumes[d][v]["chosen"]]
-            if missing:
-                fault = f"slice {missing[0]} of {d}/{v} is not among its chosen slices"
-                raise StudyError([f"{key}: {fault}; widen slices: of dataset {d}"])
-            first = next(iter(self.study.datasets[d].acquisitions))
-            if i.arm is None:
-                source = i.acq or first
-                given[name] = {"kind": "measurement", "file": self.measurement(d, v, source), "slice": i.slice}
-            else:
-                source = i.acq or (acq if d == dataset else first)
-                seeds = self.study.arm_seeds(i.arm)
-                job = Job(d, v, source, i.arm, seed if seed in seeds else seeds[0])
-                holder = [b for b, s in self.blocks(d, v, i.arm).items() if set(needed) <= set(s)]
-                if not holder:
-                    fault = f"the blocks of {arm} are larger than those of {i.arm}"
-                    raise StudyError([f"{key}: {fault}; give both the same block"])
-                file = dict(zip(self.blocks(d, v, i.arm), self.recons(job), strict=True))[holder[0]]
-                given[name] = {"kind": "recon", "file": file, "slice": i.slice}
-        return given
+        if reason := self.unfed.get((dataset, volume, acq, arm)):
+            raise StudyError([reason])
+        return inputs.given(self, Job(dataset, volume, acq, arm, seed), block)
 
     # figures
 
     SHOWN = 3  # volumes of a dataset that get a panel of their own
 
     def shown(self):
-        """[(dataset, acq, volume)] of the panels."""
+        """[(dataset, acq, volume, window)] of the panels."""
         return [
-            (d, acq, v)
+            (d, acq, v, window)
             for d, dataset in self.study.datasets.items()
             for acq in dataset.acquisitions
             for v in list(self.volumes[d])[: self.SHOWN]
+            for window in studies.WINDOWS[self.study.modality(d)]
             if any(self.study.solves(a, d) for a in self.study.arms)
         ]
 
-    def panel(self, dataset, acq, volume):
-        return f"{self.root}/figures/panels/{dataset}/{acq}/{volume}.png"
+    def panel(self, dataset, acq, volume, window=""):
+        return f"{self.root}/figures/panels/{dataset}/{acq}/{volume}{'_' * bool(window)}{window}.png"
 
     def curves(self):
         """[(dataset, acq)] of the curves."""
-        return list(dict.fromkeys((d, acq) for d, acq, _ in self.shown()))
+        return list(dict.fromkeys((d, acq) for d, acq, *_ in self.shown()))
 
     def curve(self, dataset, acq):
         return f"{self.root}/figures/curves/{dataset}/{acq}.png"
@@ -249,12 +287,16 @@ class Plan:
     def measure_spec(self, dataset, acq):
         """The ``--spec`` of ``measure``, the same for all volumes."""
         d, modality = self.study.datasets[dataset], self.study.modality(dataset)
-        code = {HERE / "measure.py", *(HERE / "acquire").glob("*.py"), *(HERE / "calibrate").glob("*.py")}
+        code = self._measuring(modality) | {*(HERE / "acquire").glob("*.py"), *(HERE / "calibrate").glob("*.py")}
         return self._cached(("measure", dataset, acq), lambda: {
-            **self.reader_spec(dataset), "crop": d.crop, "maps": d.maps.model_dump(), "physics": PHYSICS[modality],
-            "acq": self.study.acquisition(dataset, acq).model_dump(), "threads": self.study.threads,
+            **self.reader_spec(dataset), "physics": PHYSICS[modality],
+            **({"crop": d.crop, "maps": d.maps.model_dump()} if modality == "mri" else {}),
+            "acq": self.study.acquisition(dataset, acq).model_dump(),
             "code": registry.code_hash(code | self._reader_code(dataset)),
         })  # fmt: skip
+
+    def _measuring(self, modality):
+        return {HERE / "measure.py", HERE / f"measure_{modality}.py", HERE / "hounsfield.py"}
 
     def reader_spec(self, dataset):
         d = self.study.datasets[dataset]
@@ -267,8 +309,8 @@ class Plan:
 
     def reference_spec(self, dataset):
         return self._cached(("reference", dataset), lambda: {
-            **self.reader_spec(dataset), "crop": self.study.datasets[dataset].crop,
-            "code": registry.code_hash({HERE / "measure.py", *self._reader_code(dataset)}),
+            **self.reader_spec(dataset),
+            "code": registry.code_hash(self._measuring(self.study.modality(dataset)) | self._reader_code(dataset)),
         })  # fmt: skip
 
     def simulate_spec(self, dataset):
@@ -297,8 +339,9 @@ class Plan:
         return self._cached(("reconstruct", PHYSICS[self.study.modality(dataset)], acq, arm), make)
 
     def code(self, *modules):
-        """The code hash of verbs without a spec."""
-        return self._cached(("code", *modules), lambda: registry.code_hash({HERE / m for m in modules}))
+        """The code hash of verbs without a spec, of modules or whole folders: ``"score.py"``, ``"report/*"``."""
+        files = {file for m in modules for file in HERE.glob(m) if file.is_file()}
+        return self._cached(("code", *modules), lambda: registry.code_hash(files))
 
     def _cached(self, key, make):
         if key not in self._specs:
@@ -314,8 +357,11 @@ class Plan:
         coils, height, width = (entry.get("shape") or [12, 256, 256])[-3:]
         rows = entry.get("recon_shape", [height, width])[0] if self.study.datasets[dataset].crop != "full" else height
         pixels = rows * width
-        step = 60e-9 * coils * pixels + 2e-3  # seconds of one operator and its adjoint
-        memory = 400 + 100 * coils * pixels * 8e-6 / 10 + resolved["snapshots"] * pixels * 2e-6
+        views = getattr(self.study.acquisition(dataset, acq), "views", None)
+        # seconds of one operator and its adjoint: FFTs of all coils, or two products with about 3 entries a ray and column
+        entries = 3 * (views or 0) * pixels
+        step = 2e-3 + (2e-9 * entries if views else 60e-9 * coils * pixels)
+        memory = 400 + 16e-6 * entries + 8e-5 * coils * pixels + resolved["snapshots"] * pixels * 2e-6
         for name, params in (resolved["network"] or {}).items():
             widths = params.get("widths", [64] * 4)
             level0 = 0 if name == "unet" else 1
@@ -348,6 +394,42 @@ class Plan:
 
     # the resolved study
 
+    def resolved(self):
+        """The study with every default filled in and every scan named: itself a study, of the same jobs.
+
+        Embedded patients are named by the options of their reader.
+        """
+        study = self.study.model_dump(exclude_none=True)
+        for name, dataset in self.study.datasets.items():
+            plugin, d = registry.get("readers", dataset.reader), study["datasets"][name]
+            d["params"] = registry.check_parameters(plugin, dataset.params)[0]
+            if dataset.listed is not None or not plugin.get("READS_AS"):
+                d["volumes"] = self._names[name]
+            if self.study.modality(name) != "mri":
+                del d["crop"], d["maps"]
+            for acq in dataset.acquisitions:
+                d["acquisitions"][acq] = self.study.acquisition(name, acq).model_dump(exclude_none=True)
+        for name, arm in self.study.arms.items():
+            base = self._varying(name, None)
+            varied = {acq: self._varying(name, acq) for acq in arm.per_acquisition}
+            over = {acq: {k: v[k] for k in v if v[k] != base.get(k)} for acq, v in varied.items()}
+            a = study["arms"][name] | base | {"per_acquisition": {acq: keys for acq, keys in over.items() if keys}}
+            study["arms"][name] = {key: a[key] for key in type(arm).model_fields if key in a}
+        return study
+
+    def _varying(self, arm, acq):
+        """What may differ between acquisitions, of an arm under one of them (None: of the arm as it stands)."""
+        resolved = self.study.resolved(arm, acq)
+        return {k: resolved[k] for k in studies.VARIES if resolved[k] is not None}
+
     def resolved_yaml(self):
-        """The study as it was read, without the defaults, as YAML: itself a study; equal text for equal studies."""
-        return yaml.safe_dump(self.study.model_dump(exclude_unset=True), sort_keys=False, allow_unicode=True)
+        """:meth:`resolved` as YAML: equal text for equal studies."""
+        plain = json.loads(json.dumps(self.resolved()))  # YAML would write what two arms share as an anchor
+        return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+
+
+def _kspace(entry, crop):
+    """(readout, phase encode) of a volume's k-space after the crop, as masks see it."""
+    rows, columns = entry["shape"][-2:]
+    height, width = entry.get("recon_shape", (rows, columns))
+    return rows if crop == "full" else min(rows, height), min(columns, width) if crop == "image" else columns

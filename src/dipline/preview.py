@@ -31,13 +31,18 @@ def text(plan):
         slices = sum(len(v["chosen"]) for v in volumes.values())
         lines.append(f"{d}: {len(volumes)} volume(s), {slices} slice(s), {', '.join(study.datasets[d].acquisitions)}")
         lines += [f"  note: {v}: {w}" for v, entry in volumes.items() for w in entry.get("warnings", [])]
-    lines += [f"left out: {d}/{v}: {problem}" for (d, v), problem in plan.problems.items()]
+        lines += [f"  note: {note}" for note in _unjudged(plan, d)]
+    lines += [f"left out: {line}" for line in plan.missing()]
     for d in plan.volumes:
         arms = [arm for arm, other in plan.left_out if other == d]
         if arms:
             why = "their methods do not solve it, or `datasets:` leaves it out"
             lines.append(f"not run on {d}: {', '.join(arms)} ({why})")
-    blocks = [(job, recon) for job in plan.jobs for recon in plan.recons(job)]
+    blocks = [
+        (job, block, recon)
+        for job in plan.jobs
+        for block, recon in zip(plan.blocks(job.dataset, job.volume, job.arm), plan.recons(job), strict=True)
+    ]
     seconds, disk = 0.0, 0.0
     for job in plan.jobs:
         n = len(plan.volumes[job.dataset][job.volume]["chosen"])
@@ -51,46 +56,74 @@ def text(plan):
     return "\n".join(lines)
 
 
+def _unjudged(plan, dataset):
+    """Acquisitions without truth from which no samples are kept either."""
+    undersampled = any(entry.get("undersampled") for entry in plan.volumes[dataset].values())
+    for acq in plan.study.datasets[dataset].acquisitions if undersampled else ():
+        if plan.study.acquisition(dataset, acq).holdout is None:
+            yield f"{acq}: neither truth nor held-out samples, so no number will tell the arms apart; add holdout: 0.05"
+
+
 def _again(plan, blocks):
     """How much is new, how much a change computes again, and why."""
-    state, why, measured = Counter(), Counter(), {}
-    for job, recon in blocks:
-        if not Path(recon).exists():
-            state["new"] += 1
-            continue
-        try:
-            found = store.attributes(recon)
-            wanted = json.loads(plan.reconstruct_spec(job.dataset, job.acq, job.arm))
-            changed = sorted(k for k in wanted if wanted[k] != found["provenance"]["spec"].get(k))
-        except (OSError, KeyError):
-            state["unreadable"] += 1
-            continue
-        scan = job[:3]
-        if scan not in measured:
-            measured[scan] = _measured_otherwise(plan, *scan)
-        changed += ["measurement"] if measured[scan] else []
-        state["changed" if changed else "failed" if found["status"] == "failed" else "done"] += 1
-        why.update([f"{job.arm} (changed: {', '.join(changed)})"] if changed else [])
+    states = {recon: _state(plan, job, block, recon) for job, block, recon in blocks}
+    sources = {
+        recon: {
+            "measurement": {plan.measurement(*job[:3])},
+            "inputs": {given["file"] for given in plan.inputs(*job, block).values()},
+        }
+        for job, block, recon in blocks
+    }
+    used = {file for found in sources.values() for files in found.values() for file in files}
+    again = {
+        file
+        for d, volumes in plan.volumes.items() for v in volumes for acq in plan.study.datasets[d].acquisitions
+        if (file := plan.measurement(d, v, acq)) in used and _measured_otherwise(plan, d, v, acq)
+    }  # fmt: skip
+    spread = True
+    while spread:  # what is made again is made again for those that are given it
+        again |= {recon for recon, (state, _) in states.items() if state in ("new", "changed", "unreadable")}
+        spread = False
+        for recon, (state, changed) in states.items():
+            more = [what for what, files in sources[recon].items() if files & again and what not in changed]
+            if more and state not in ("new", "unreadable"):
+                states[recon], spread = ("changed", changed + more), True
+    state = Counter(state for state, _ in states.values())
+    why = Counter(f"{job.arm} (changed: {', '.join(states[r][1])})" for job, _, r in blocks if states[r][0] == "changed")
     order = ("new", "changed", "unreadable", "failed", "done")
     lines = ["to compute: " + ", ".join(f"{state[what]} {what}" for what in order if state[what])]
     lines += [f"  again: {n} of {reason}" for reason, n in why.items()]
     if state["failed"]:
         lines.append("  failed results stay as they are; `dipline retry` removes them, the next run makes them again")
-    planned = {recon for _, recon in blocks}
     found = [p for p in plan.root.glob("recon/*/*/*/*/*/s*.h5") if not p.name.endswith(".snapshots.h5")]
-    if orphans := [p for p in found if str(p) not in planned]:
+    if orphans := [p for p in found if str(p) not in states]:
         other = "belong to other blocks, arms or volumes than the study now names"
         lines.append(f"{len(orphans)} finished result(s) {other}; they stay and are not used")
     return lines
+
+
+def _state(plan, job, block, recon):
+    """(new | unreadable | changed | failed | done, what changed of its own settings)"""
+    if not Path(recon).exists():
+        return "new", []
+    try:
+        head = store.attributes(recon)
+        wanted, found = json.loads(plan.reconstruct_spec(job.dataset, job.acq, job.arm)), head["provenance"]
+        changed = sorted(k for k in wanted if wanted[k] != found["spec"].get(k))
+        given = plan.inputs(*job, block)
+        changed += ["inputs"] if found.get("given", given) != given else []
+        return "changed" if changed else "failed" if head["status"] == "failed" else "done", changed
+    except (OSError, KeyError, TypeError, AttributeError):
+        return "unreadable", []
 
 
 def _measured_otherwise(plan, dataset, volume, acq):
     """Whether a measurement, and all that stands on it, will be made again: it is gone, its spec or slices changed."""
     try:
         head, slices = store.read(plan.measurement(dataset, volume, acq), names=())
-    except OSError:
+        other = head["provenance"]["spec"] != json.loads(plan.measure_spec(dataset, acq))
+    except (OSError, KeyError, TypeError):
         return True
-    other = head["provenance"]["spec"] != json.loads(plan.measure_spec(dataset, acq))
     return other or head["status"] == "done" and list(slices) != plan.volumes[dataset][volume]["chosen"]
 
 
@@ -158,7 +191,7 @@ def remove_failed(plan, dataset=None, volume=None, acq=None, arm=None):
                 file.unlink()
                 removed.append(str(file))
         score = Path(plan.score(job))
-        if score.exists() and json.loads(score.read_text())["status"] != "done":
+        if score.exists() and not _scored(score):
             score.unlink()
             removed.append(str(score))
     return removed
@@ -169,3 +202,10 @@ def _failed(file):
         return store.attributes(file).get("status") == "failed"
     except OSError:
         return True
+
+
+def _scored(file):
+    try:
+        return json.loads(file.read_text())["status"] == "done"
+    except (OSError, ValueError, KeyError, TypeError):
+        return False

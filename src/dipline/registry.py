@@ -4,6 +4,9 @@ What a study check needs to know of a plug-in (its docstring, parameters with de
 tasks) are literals at the top of its file. They are read from the syntax tree, so that a login node needs no torch:
 
     PARAMETERS  {"lr": 3e-4, "input": ("uniform", "zero_filled")}; a tuple: the allowed values, the first is the default
+    BOUNDS      {"lr": "> 0", "fraction": "> 0, < 1"}, of a number or of the items of a list; without: not negative, and a
+                whole number not 0 either, where the default is so
+    EQUAL       lists of one length, e.g. ("widths", "skip_widths")
     CLASS       methods: regularised | early stopping | re-parameterised | pre-trained | classical
     TASKS       modalities that a method can solve; absent: all
     INPUTS      inputs that a method must be given in the study, e.g. ("prior",)
@@ -18,6 +21,7 @@ import difflib
 import hashlib
 import importlib
 import math
+import operator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -31,7 +35,9 @@ FOLDERS = {
     "physics": ("physics",),
 }
 ENGINE = 2  # raise by hand when loop.py, resume.py or store.py change results; a test on fixed bits watches over it
-SHARED = {"base", "hdf5", "penalties", "__init__"}  # files in a plug-in folder that are no plug-ins
+SHARED = {  # files in a plug-in folder that are no plug-ins
+    "__init__", "base", "dicom_file", "dicom_series", "filters", "hdf5", "matrix", "penalties",
+}  # fmt: skip
 
 
 class UnknownPlugin(LookupError):
@@ -101,24 +107,29 @@ def get(kind, name):
 
 
 def check_parameters(plugin, given):
-    """(all parameters with defaults filled in, list of (key, message)). Types and signs follow from the defaults."""
+    """(all parameters with defaults filled in, list of (key, message)). Types follow from the defaults."""
     values, problems = plugin.defaults(), []
     for key, value in given.items():
         if key not in values:
             problems.append((key, f"unknown{nearest(key, values)} (allowed: {', '.join(values) or 'none'})"))
             continue
-        fault = _fault(value, plugin.parameters[key])
+        fault = _fault(value, plugin.parameters[key], plugin.get("BOUNDS", {}).get(key))
         if fault:
             problems.append((key, fault))
         elif isinstance(values[key], float):
             values[key] = float(value)
         else:
             values[key] = value
+    first, *others = plugin.get("EQUAL", ()) or (None,)
+    for key in others:
+        have, wanted = len(values[key]), len(values[first])
+        if have != wanted and not problems:
+            problems.append((key, f"found {have} entries, allowed: {wanted}, as many as {first} has"))
     return values, problems
 
 
-def _fault(value, default):
-    """What is wrong with ``value`` where ``default`` stands, or None."""
+def _fault(value, default, bounds=None):
+    """What is wrong with ``value`` where ``default`` stands, or None. Bounds: see BOUNDS."""
     if isinstance(default, tuple):
         allowed = ", ".join(map(str, default)) + nearest(value, default)
         return None if value in default else f"found {value!r}, allowed: {allowed}"
@@ -131,16 +142,29 @@ def _fault(value, default):
         ok, kind = isinstance(value, int | float) and math.isfinite(value), "a number"
     elif isinstance(default, list):
         items = value if isinstance(value, list) else []
-        bad = [f"; item {i}: {m}" for i, v in enumerate(items, 1) if (m := _fault(v, type(default[0])()))]
+        bad = [f"; item {i}: {m}" for i, v in enumerate(items, 1) if (m := _fault(v, type(default[0])(), bounds))]
         ok, kind = items and not bad, f"a list like {default}{''.join(bad[:1])}"
     else:
         ok, kind = isinstance(value, type(default)), "text"
     if not ok:
         return f"found {value!r}, allowed: {kind}"
-    least = 1 if type(default) is int and default > 0 else 0
-    if isinstance(default, int | float) and not isinstance(default, bool) and default >= 0 and value < least:
-        return f"found {value!r}, allowed: {least} or more"
-    return None
+    if bounds is None and isinstance(default, int | float) and not isinstance(default, bool) and default >= 0:
+        bounds = ">= 1" if isinstance(default, int) and default > 0 else ">= 0"
+    return None if isinstance(default, list) else _outside(value, bounds)
+
+
+COMPARED = {
+    ">=": (operator.ge, "{} or more"), ">": (operator.gt, "more than {}"), "<": (operator.lt, "less than {}"),
+    "<=": (operator.le, "{} or less"),
+}  # fmt: skip
+
+
+def _outside(value, bounds):
+    """What is wrong with a number under bounds such as ``"> 0, < 1"``, or None."""
+    conditions = [condition.split() for condition in bounds.split(",")] if bounds else []
+    if all(COMPARED[sign][0](value, float(limit)) for sign, limit in conditions):
+        return None
+    return f"found {value!r}, allowed: {' and '.join(COMPARED[sign][1].format(limit) for sign, limit in conditions)}"
 
 
 def cautions(arm):

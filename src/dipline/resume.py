@@ -1,9 +1,10 @@
 """Checkpoints, signals, and the lease that keeps a second writer out of a reconstruction's state folder.
 
-A job leaves with :data:`AGAIN` after a signal or when a newer job wants its state folder: its checkpoint is written,
+A job leaves with :data:`store.AGAIN` after a signal or when a newer job wants its state folder: its checkpoint is written,
 and the scheduler is to try again.
 """
 
+import io
 import json
 import os
 import signal
@@ -18,7 +19,6 @@ import torch
 from dipline import store
 from dipline.loop import Interrupted
 
-AGAIN = 75  # EX_TEMPFAIL
 EVERY = float(os.environ.get("DIPLINE_CHECKPOINT_SECONDS", 60))
 
 
@@ -38,7 +38,6 @@ class Lease:
 
     def __init__(self, folder):
         self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
         self.owner, self.note, self.last = self.folder / "owner.json", self.folder / "takeover", 0.0
         self.me = {
             "token": uuid.uuid4().hex, "born": time.time(), "job": os.environ.get("SLURM_JOB_ID"),
@@ -55,11 +54,14 @@ class Lease:
         """Ask before every rename into place."""
         return (self.holder() or {}).get("token") == self.me["token"]
 
-    def acquire(self):
+    def acquire(self, signals=None):
+        """Wait until the folder is ours. Raises Lost: a newer job has it; Interrupted: a signal came first."""
         card = self.folder / f".{self.me['token']}"
-        card.write_text(json.dumps(self.me))
+        store.write_text(card, json.dumps(self.me))
         try:
             while not self._taken(card):
+                if signals and signals.seen:
+                    raise Interrupted(f"a signal came while another job held {self.folder}")
                 time.sleep(0.2)
         finally:
             card.unlink(missing_ok=True)
@@ -88,8 +90,7 @@ class Lease:
                 return False
         except (FileNotFoundError, FileExistsError):
             return False
-        with store.written(self.note) as part:
-            part.write_text(str(self.me["born"]))
+        store.write_text(self.note, str(self.me["born"]))
         time.sleep(0.8)
         return False
 
@@ -130,11 +131,11 @@ class Lease:
 
 
 class Signals:
-    """Notes SIGTERM and SIGUSR1; the loop acts between two iterations."""
+    """Notes SIGTERM, SIGUSR1 and SIGINT (Ctrl-C); the loop acts between two iterations."""
 
     def __init__(self):
         self.seen = []
-        for number in (signal.SIGTERM, signal.SIGUSR1):
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             signal.signal(number, lambda n, frame: self.seen.append(n))
 
 
@@ -143,7 +144,8 @@ class Keeper:
 
     def __init__(self, file, lease, signals, every=None):
         self.file, self.lease, self.signals = Path(file), lease, signals
-        self.every, self.saved = EVERY if every is None else every, time.monotonic()
+        self.least = EVERY if every is None else every
+        self.every, self.saved = self.least, time.monotonic()
 
     def leaving(self):
         """Whether the job has to leave now: a signal, or a newer job. Cheap; asked at every iteration."""
@@ -154,12 +156,14 @@ class Keeper:
 
     def save(self, state):
         started = time.monotonic()
+        buffer = io.BytesIO()  # torch would hide a full disk behind an error of its own
+        torch.save(state, buffer)
         with store.written(self.file) as part:
-            torch.save(state, part)
+            part.write_bytes(buffer.getbuffer())
             if not self.lease.mine():
                 raise Lost(f"another job took {self.lease.folder}")
         self.saved = time.monotonic()
-        self.every = max(self.every, 50 * (self.saved - started))  # a save costs at most two percent
+        self.every = max(self.least, 50 * (self.saved - started))  # a save costs at most two percent
 
     def load(self):
         """The checkpoint, or None. Tensors, numbers and strings only: nothing in it is executed."""

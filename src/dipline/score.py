@@ -7,23 +7,24 @@ import numpy as np
 
 from dipline import metrics, store
 
-METRICS = ("psnr", "ssim", "nmse", "hfen")
-
 
 def score(recons, snapshots, reference, measurement, heldout, out, state=None):
     """Write the scores of a volume as JSON; remove the states of its reconstructions, which are now seen.
 
     Rows are ``[slice, metric, which, value]``; slice "" is the volume. ``which``: ``stopped`` (what the arm hands
-    over), ``last``, ``peak`` (oracle: of every slice the snapshot with the highest PSNR).
+    over), ``last``, ``peak`` (oracle: of every slice the image with the highest PSNR among the snapshots and these two, which are seldom
+    among the snapshots; only where there are any).
     """
     images, shots, specs = {}, {}, []
     for recon, shot in zip(recons, snapshots, strict=True):
         head, found = store.read(recon, names=("image", "view", "last_view"))
+        specs.append(store.checked(recon, head, "recon")["provenance"]["spec"])
         images |= found
-        specs.append(head["provenance"]["spec"])
         shots |= store.read(shot)[1]
     truth, views = store.read(reference)
-    head = store.attributes(measurement)
+    store.checked(reference, truth, "reference")
+    head = store.checked(measurement, store.attributes(measurement), "measurement")
+    kept = store.checked(heldout, store.attributes(heldout), "heldout")
     good = {s: i for s, i in images.items() if i["status"] == "done"}
     reasons = sorted({i["reason"] for i in images.values() if i["status"] != "done"})
     result = {
@@ -36,10 +37,10 @@ def score(recons, snapshots, reference, measurement, heldout, out, state=None):
     if truth["status"] == "failed":
         result |= {"status": "failed", "reason": result["reason"] or f"no reference: {truth['reason']}"}
     if good and truth["status"] == "done":
-        _against_truth(result, good, shots, views, truth["range"], complete=len(good) == len(images))
-    if good and store.attributes(heldout)["status"] == "done":
-        kept = {s: _heldout(heldout, s, i["image"], head["physics"]) for s, i in good.items()}
-        rows += [[s, "heldout_nmse", "stopped", value] for s, value in kept.items()]
+        _same_scan(reference, good, views)
+        _against_truth(result, good, shots, views, truth, complete=len(good) == len(images))
+    if good and kept["status"] == "done":
+        rows += [[s, "heldout_nmse", "stopped", _heldout(heldout, s, i["image"], head["physics"])] for s, i in good.items()]
     each = ("residual", "seconds", "iterations", "memory_mb")
     rows += [[s, key, "stopped", i[key]] for s, i in good.items() for key in each]
     if good and len(good) == len(images):
@@ -57,32 +58,63 @@ def score(recons, snapshots, reference, measurement, heldout, out, state=None):
         shutil.rmtree(state, ignore_errors=True)
 
 
-def _against_truth(result, good, shots, views, data_range, complete):
-    """PSNR, SSIM, NMSE, HFEN of slices and, where no slice is missing, of the volume; the curves."""
+def _same_scan(reference, good, views):
+    """Corrupt where the reference lacks a slice or shows images of another size."""
+    if not set(good) <= set(views):
+        raise store.absent(reference, sorted(set(good) - set(views)), views)
+    for s, i in good.items():
+        if i["view"].shape != views[s]["view"].shape:
+            found = f"slice {s} of {views[s]['view'].shape}, needed: {i['view'].shape}, the size of the reconstruction"
+            raise store.Corrupt(f"{reference}: found {found}; name the reference of the same scan")
+
+
+def _against_truth(result, good, shots, views, truth, complete):
+    """Scores of slices and, where no slice is missing, of the volume; the curves."""
+    scores, data_range = truth["scores"], truth["range"]
     stopped, last = ({s: i[view] for s, i in good.items()} for view in ("view", "last_view"))
     kinds = {"stopped": stopped, "last": last, "peak": {}}
     for s in good:
         if not len(shots[s]["steps"]):
             continue
-        frames = shots[s]["views"].astype(np.float32) * shots[s]["scale"]
-        psnr = [metrics.psnr(f, views[s]["view"], data_range) for f in frames]
-        kinds["peak"][s] = frames[int(np.argmax(psnr))]
-        result["curves"][s] = {"steps": shots[s]["steps"].tolist(), "psnr": psnr}
+        frames = [*(shots[s]["views"].astype(np.float32) * shots[s]["scale"]), stopped[s], last[s]]
+        want = _within(views[s]["view"], scores[0])
+        psnr = [metrics.psnr(_within(f, scores[0]), want, data_range) for f in frames]
+        kinds["peak"][s] = frames[int(np.nanargmax(psnr))]
+        result["curves"][s] = {"steps": shots[s]["steps"].tolist(), "psnr": psnr[:-2]}
     for which, found in kinds.items():
         for s, view in found.items():
-            result["rows"] += [[s, m, which, v] for m, v in _values(view, views[s]["view"], data_range).items()]
+            values = _values(view, views[s]["view"], scores, data_range)
+            result["rows"] += [[s, m, which, v] for m, v in values.items()]
         if complete and len(found) == len(good):
             order = sorted(found)
-            image, truth = np.stack([found[s] for s in order]), np.stack([views[s]["view"] for s in order])
-            volume = _values(image, truth, data_range)
+            image, want = np.stack([found[s] for s in order]), np.stack([views[s]["view"] for s in order])
+            volume = _values(image, want, scores, data_range)
             result["rows"] += [["", m, which, v] for m, v in volume.items()]
 
 
-def _values(image, truth, data_range):
-    return {
-        "psnr": metrics.psnr(image, truth, data_range), "ssim": metrics.ssim(image, truth, data_range),
-        "nmse": metrics.nmse(image, truth), "hfen": metrics.hfen(image, truth),
-    }  # fmt: skip
+def _values(image, want, scores, data_range):
+    """{metric: value}; in a window of its own, ``psnr_40_400``, the range is that of the window."""
+    found = {}
+    for score in scores:
+        low, high = score.get("clip") or (None, None)
+        span = data_range if high is None else high - low
+        x, y = _within(image, score), _within(want, score)
+        for name in score["metrics"]:
+            value = VALUES[name](x, y, span)
+            found[f"{name}_{score['name']}" if score.get("name") else name] = value
+    return found
+
+
+VALUES = {
+    "psnr": metrics.psnr, "ssim": metrics.ssim, "nmse": lambda x, y, _: metrics.nmse(x, y),
+    "hfen": lambda x, y, _: metrics.hfen(x, y), "rmse_hu": lambda x, y, _: metrics.rmse(x, y),
+}  # fmt: skip
+
+
+def _within(image, score):
+    """The image cut off at the limits of a score's window."""
+    low, high = score.get("clip") or (None, None)
+    return image if low is None and high is None else np.clip(image, low, high)
 
 
 def _heldout(file, index, image, physics):

@@ -5,11 +5,14 @@
     snapshots    slices/<n>/   views (float16, divided by the attribute scale), steps
     reference    slices/<n>/   view
 
-Every file is written under a temporary name and renamed. No torch here.
+Every file is built in memory, written under a temporary name and renamed: a full disk must not meet HDF5 half way, which
+then crashes. No torch here.
 """
 
 import contextlib
+import errno
 import hashlib
+import io
 import json
 import os
 import platform
@@ -24,22 +27,46 @@ import numpy as np
 
 from dipline import __version__
 
+AGAIN = 75  # EX_TEMPFAIL: the status of a job that another attempt may finish
+
 
 class Corrupt(OSError):
     """A file of ours cannot be read; the message says which and what to do."""
 
 
+class Absent(Corrupt):
+    """A file of ours lacks a slice that is asked for."""
+
+
+class Unwritable(OSError):
+    """A file cannot be written, most often because the disk is full: nothing that was finished is lost, another attempt may succeed."""
+
+
+def disk_full(path, error):
+    """The :class:`Unwritable` behind an OSError that says so of ``path``'s disk; None behind another."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
+        return Unwritable(f"{path}: disk full; free space and run again; what was finished is kept")
+    return None
+
+
 @contextlib.contextmanager
 def written(path):
-    """A temporary name beside ``path``; renamed to it when the block ends well, removed otherwise."""
+    """A temporary name beside ``path``; renamed to it when the block ends well, removed otherwise. Raises Unwritable."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield part
         os.replace(part, path)
+    except (Corrupt, Unwritable):
+        raise
+    except OSError as error:
+        fault = error.strerror or " ".join(str(error).split())
+        other = Unwritable(f"{path}: cannot be written ({fault}); correct that and run again; what was finished is kept")
+        raise disk_full(path, error) or other from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
 
 
 def write_text(path, text):
@@ -55,7 +82,8 @@ def write(path, slices, attributes, shared=None):
         attributes: of the whole file; dicts and lists are stored as JSON.
         shared: {name: array} for all slices.
     """
-    with written(path) as part, h5py.File(part, "w") as f:
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as f:
         _attributes(f, attributes)
         for name, array in (shared or {}).items():
             f.create_dataset(f"shared/{name}", data=array)
@@ -66,6 +94,8 @@ def write(path, slices, attributes, shared=None):
                 packed = {"compression": "gzip", "compression_opts": 1} if array.size > 4096 else {}
                 group.create_dataset(name, data=array, **packed)
             _attributes(group, {k: v for k, v in content.items() if k not in arrays})
+    with written(path) as part:
+        part.write_bytes(buffer.getbuffer())
 
 
 def _attributes(node, values):
@@ -78,6 +108,8 @@ def opened(path):
     try:
         with h5py.File(path, "r") as f:
             yield f
+    except (Corrupt, Unwritable):
+        raise
     except OSError as error:
         if not Path(path).exists():
             raise Corrupt(f"{path}: no such file; correct the name") from error
@@ -88,6 +120,14 @@ def opened(path):
 def attributes(path):
     with opened(path) as f:
         return decoded(f)
+
+
+def checked(path, head, kind):
+    """``head``, the attributes of ``path``, when the file is of that kind; Corrupt otherwise."""
+    if head.get("kind") != kind:
+        found = f"a {head['kind']} file" if "kind" in head else "no file that dipline wrote"
+        raise Corrupt(f"{path}: found {found}, needed: a {kind} file; correct the name, or the order of the files")
+    return head
 
 
 def decoded(node):
@@ -113,10 +153,7 @@ def read(path, index=None, names=None):
         wanted = [f"{index:03d}"] if index is not None else list(groups)
         content = {}
         for name in wanted:
-            if name not in groups:
-                held = ", ".join(str(int(g)) for g in groups) or "none"
-                raise Corrupt(f"{path}: holds no slice {int(name)} (has {held})")
-            group = groups[name]
+            group = _slice(path, groups, int(name))
             content[int(name)] = {k: v[()] for k, v in group.items() if names is None or k in names} | decoded(group)
         return decoded(f), content
 
@@ -125,7 +162,20 @@ def arrays(path, index):
     """The arrays of one slice of a measurement, those of all slices included."""
     with opened(path) as f:
         shared = {k: v[()] for k, v in f["shared"].items()} if "shared" in f else {}
-        return shared | {k: v[()] for k, v in f[f"slices/{index:03d}"].items()}
+        return shared | {k: v[()] for k, v in _slice(path, f.get("slices", {}), index).items()}
+
+
+def _slice(path, groups, index):
+    name = f"{index:03d}"
+    if name not in groups:
+        raise absent(path, [index], map(int, groups))
+    return groups[name]
+
+
+def absent(path, wanted, held):
+    """The error of slices that a file does not hold."""
+    listed = lambda numbers: ", ".join(map(str, numbers)) or "none"  # noqa: E731
+    return Absent(f"{path}: holds no slice {listed(wanted)} (has {listed(held)}); choose among them")
 
 
 def checksum(array):
@@ -134,6 +184,10 @@ def checksum(array):
 
 
 def file_hash(path):
+    """SHA-256 of a file, or of the files of a folder or list, one after the other."""
+    if isinstance(path, list) or Path(path).is_dir():
+        files = path if isinstance(path, list) else sorted(p for p in Path(path).iterdir() if p.is_file() and p.name[0] != ".")
+        return hashlib.sha256("".join(map(file_hash, files)).encode()).hexdigest()
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
@@ -149,13 +203,13 @@ def commit():
 def provenance(verb, spec, inputs, **more):
     """Where a result comes from: command, versions, resolved spec, hashes of inputs.
 
-    Time and host stand here, outside every checksum.
+    Time and host stand here, outside every checksum. Inputs are keyed by their paths as given: two may share a name.
     """
     program = "dipline" if sys.argv[0].endswith("__main__.py") else Path(sys.argv[0]).name
     versions = {m: sys.modules[m].__version__ for m in ("numpy", "torch", "h5py", "sigpy", "astra") if m in sys.modules}
     return {
         "verb": verb, "command": " ".join([program, *sys.argv[1:]]), "dipline": __version__,
         "commit": commit(), "python": platform.python_version(), "versions": versions, "spec": spec,
-        "inputs": {Path(p).name: file_hash(p) for p in inputs},
+        "inputs": {f"{len(p)} files" if isinstance(p, list) else str(p): file_hash(p) for p in inputs},
         "host": platform.node(), "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **more,
     }  # fmt: skip

@@ -1,9 +1,11 @@
 """The study file: what a user may write, how it is read, and what an arm comes to when every default is filled in.
 
 The models are the truth; ``config/schema.json`` is made from them. What can be wrong beyond them, and the words for all
-of it, stand in ``faults``, which is imported late. No torch here: Snakemake imports this on a login node.
+of it, stand in ``faults`` and ``acquisitions``, which are imported late. No torch here: Snakemake imports this on a
+login node.
 """
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,11 +17,16 @@ from dipline import registry
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 SLICES = "all | 3-20 | [4, 9] | middle 5"
-PHYSICS = {"mri": "sense"}  # the operator of a modality
+PHYSICS = {"mri": "sense", "ct": "ct"}  # the operator of a modality
+WINDOWS = {  # how images are shown: {name: (black, white)}; None: from 0 to the brightest tissue
+    "mri": {"": None},
+    "ct": {"40_400": (-160.0, 240.0), "-600_1500": (-1350.0, 150.0), "300_1500": (-450.0, 1050.0)},  # centre_width, HU
+}
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+Length = Annotated[float, Field(gt=0)]
 Seeds = Annotated[list[Count], Field(min_length=1)]
 
 
@@ -29,6 +36,11 @@ class StudyError(Exception):
     def __init__(self, problems):
         self.problems = problems
         super().__init__("\n".join(problems))
+
+
+def local(path):
+    """Where a path of the study points: with its $VARIABLES and ``~``."""
+    return Path(os.path.expandvars(path)).expanduser()
 
 
 class Model(BaseModel):
@@ -89,20 +101,62 @@ class Cartesian(Model):
     def acceleration_requested(self):
         return self.acceleration or (1.0 if self.mask == "full" else None)
 
-    def try_on(self, acq, width, maps):
-        """ValueError where the mask cannot be drawn on ``width`` columns, or its centre is too small for coil maps."""
-        from dipline import faults
+    def try_on(self, shape, maps, file):
+        """ValueError where the mask cannot be made for k-space of ``shape``, or its centre is too small for coil maps."""
+        from dipline import acquisitions
 
-        faults.try_mask(self, acq, width, maps)
+        acquisitions.try_mask(self, shape, maps, file)
 
     def faults(self):
         """(key, what is wrong) of settings that do not go together."""
-        from dipline import faults
+        from dipline import acquisitions
 
-        return faults.of_mask(self)
+        return acquisitions.of_mask(self)
 
 
-ACQUISITIONS = {"mri": Cartesian}
+class Projections(Model):
+    """How a CT volume becomes a sinogram."""
+
+    views: Positive
+    geometry: Literal["parallel", "fanflat"] = "parallel"
+    scanner: Literal["none", "aapm"] = Field("none", description="fan beam: the distances of a known scanner")
+    source_mm: Length | None = Field(None, description="fan beam: source to rotation axis")
+    detector_mm: Length | None = Field(None, description="fan beam: rotation axis to detector")
+    detectors: Positive | None = Field(None, description="cells; default: as many as cover the image's diagonal")
+    detector_width: Length | None = Field(None, description="of a cell in mm; default: about a pixel, at the rotation axis")
+    range: Annotated[float, Field(gt=0, le=360)] | None = Field(
+        None, description="degrees that the views are spread over; default 180 (parallel) or 360 (fan)"
+    )
+    start: float = Field(0.0, description="degrees, of the first view")
+    layout: Literal["equispaced", "random", "limited"] = "equispaced"
+    limited_to: Annotated[float, Field(gt=0, lt=360)] | None = Field(None, description="degrees; with layout: limited")
+    seed: Count = 0
+    photons: Length | None = Field(None, description="I0, photons per ray; default: no noise")
+    electronic_noise: Annotated[float, Field(ge=0)] = Field(0.0, description="standard deviation in counts")
+    inverse_crime: bool = Field(False, description="project with the operator's own grid, as some papers do")
+    holdout: Fraction | None = Field(None, description="part of the views kept from the arms, to judge by")
+
+    def words(self):
+        """What a table's caption says of the acquisition, as phrases."""
+        fan = f"fan beam, flat detector{', AAPM scanner' if self.scanner == 'aapm' else ''}"
+        spread = {"equispaced": "equispaced", "random": "drawn at random", "limited": f"within {self.limited_to} degrees"}
+        noise = f"{self.photons:g} photons per ray" if self.photons else "noiseless"
+        if self.electronic_noise:
+            noise += f", electronic noise of {self.electronic_noise:g} counts"
+        grid = "projected with the operator's own grid (inverse crime)" if self.inverse_crime else "projected on a finer grid"
+        return [f"{self.views} views {spread[self.layout]}", fan if self.geometry == "fanflat" else "parallel beam", noise, grid]
+
+    def try_on(self, shape, maps, file):
+        """A sinogram of any number of views can be made from any volume."""
+
+    def faults(self):
+        """(key, what is wrong) of settings that do not go together."""
+        from dipline import acquisitions
+
+        return acquisitions.of_projections(self)
+
+
+ACQUISITIONS = {"mri": Cartesian, "ct": Projections}
 
 
 class Dataset(Model):
@@ -116,6 +170,14 @@ class Dataset(Model):
     crop: Literal["readout", "full", "image"] = "readout"
     maps: Maps = Maps()
     acquisitions: dict[str, dict[str, Any]] = Field(min_length=1)
+
+    @property
+    def listed(self):
+        """The names of volumes that the study lists; None: it takes all, or the first."""
+        if isinstance(self.volumes, Listed):
+            lines = Path(self.volumes.list).read_text(encoding="utf-8").splitlines()
+            return [line.strip() for line in lines if line.strip()]
+        return self.volumes if isinstance(self.volumes, list) else None
 
     @field_validator("slices")
     @classmethod
@@ -136,7 +198,7 @@ class Input(Model):
     arm: str | None = None
     file: str | None = None
     volume: str = "same"
-    slice: Literal["same"] | int = "same"
+    slice: Literal["same"] | Count = "same"
     acq: str | None = None
 
 
@@ -162,6 +224,9 @@ class Arm(Model):
         0.0, description="evens out the convergence of centre and periphery; 0: off, smaller is stronger"
     )
     inputs: dict[str, Input] = {}
+    data_term: Literal["least_squares", "weighted", "poisson"] = Field(
+        "least_squares", description="CT: weighted by the counts of every ray, or the likelihood of the counts themselves"
+    )
     datasets: Annotated[list[str], Field(min_length=1)] | None = None
     seeds: Seeds | None = None
     block: Block | None = None
@@ -220,7 +285,7 @@ def resolve(arm, snapshots=60, read_every=20):
         "stop": _choice("stopping", arm.stop), "watch": [_choice("stopping", w) for w in arm.watch],
         "iterations": arm.iterations or method.get("ITERATIONS", 1000),
         "average": method.get("AVERAGE", 0.0) if arm.average is None else arm.average,
-        "precondition": arm.precondition, "snapshots": snapshots, "read_every": read_every,
+        "precondition": arm.precondition, "data_term": arm.data_term, "snapshots": snapshots, "read_every": read_every,
     }  # fmt: skip
 
 
@@ -257,7 +322,7 @@ def merged(base, over):
     return out
 
 
-VARIES = ("params", "network", "stop", "watch", "iterations", "average", "precondition")  # may differ by acquisition
+VARIES = ("params", "network", "stop", "watch", "iterations", "average", "precondition", "data_term")  # may differ by acquisition
 
 
 def variant(arm, over):
@@ -330,6 +395,13 @@ def load(config, source="study"):
     from dipline import faults
 
     return _sound(*faults.in_study(_numbers(config)), source)
+
+
+def examined(config):
+    """(the study, all its problems without the file's name); what pydantic refuses is not in the study."""
+    from dipline import faults
+
+    return faults.in_study(_numbers(config))
 
 
 def schema():

@@ -3,94 +3,66 @@
 The semi-real scans are scored a second time, against their noise-free truth.
 """
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
+import common
 import numpy as np
-import pandas as pd
+from common import above, scores, shown, table, value
 
-from dipline import metrics, store
-from dipline.plan import Plan
+from dipline import metrics
+from dipline.report import tables
 
-ROOT = Path(__file__).parents[2]
-STUDY = "config/studies/real_mri.yaml"
-OUT = ROOT / "tests" / "benchmarks" / "results" / "real_mri.md"
+BASE, LEAST = "zero_filled", 2.0  # dB that every untrained arm should be above it at R = 4
 
 
-def main():
-    data = Path(os.environ.setdefault("DIPLINE_DATA", str(ROOT.parent / "shared" / "data")))
-    if not (data / "mri").is_dir():
-        sys.exit(f"{data}/mri: no such folder; export DIPLINE_DATA=/where/the/data/lie")
-    os.chdir(ROOT)
-    snakemake = Path(sys.executable).with_name("snakemake")
-    line = [snakemake, "--configfile", STUDY, "--cores", os.environ.get("CORES", "2"), "--quiet", "rules"]
-    done = subprocess.run(line + sys.argv[1:])
-    subprocess.run([sys.executable, "-m", "dipline", "tables", "results/real_mri"], check=True)  # also of an unfinished run
-    plan = Plan.open("results/real_mri")
-    m = pd.read_csv(plan.root / "metrics.csv", keep_default_na=False)
-    lines = [
-        "# Real MRI scans",
-        "",
-        f"`make real` ({STUDY}; settings of the demo, nothing chosen on these scans). PSNR in dB / SSIM, whole volume.",
-        "",
-    ]
-    for (volume, acq), part in m[(m.dataset == "full") & (m.slice == "")].groupby(["volume", "acq"], sort=False):
-        lines += table(part, f"{volume}, {acq} (achieved {value(part, 'acceleration_achieved', ''):.2f})")
+def page(plan, m, data):
+    """The lines of the table."""
+    m, lines, arms = m[m.slice == ""], [], list(plan.study.arms)
+    full = m[m.dataset == "full"]
+    for volume, part in full.groupby("volume", sort=False):
+        lines += [f"## {volume}", "", *of_volume(part, arms), *common.pictures(plan, "full", volume)]
         truth = data / "mri" / f"{volume}_truth.npz"
         if truth.exists():
-            lines += ["Against the noise-free truth:", "", *against_truth(plan, volume, acq, truth)]
-    part = m[(m.dataset == "prospective") & (m.slice == "")]
-    lines += [
-        "## brain_poisson_8ch, as measured: no truth, 5 % of the samples held out",
-        "",
-        "| arm | held-out NMSE | data residual |",
-        "|---|---|---|",
-    ]
-    for arm, rows in part.groupby("arm", sort=False):
-        lines.append(f"| {arm} | {value(rows, 'heldout_nmse'):.4f} | {value(rows, 'residual'):.4f} |")
-    OUT.parent.mkdir(exist_ok=True)
-    store.write_text(OUT, "\n".join(lines) + "\n")
-    print(OUT)
-    sys.exit(done.returncode)
+            lines += ["Stopped, against the noise-free truth:", "", *against_truth(plan, volume, np.load(truth)["image"])]
+    for volume, part in m[m.dataset == "prospective"].groupby("volume", sort=False):
+        share = plan.study.acquisition("prospective", "as_measured").holdout
+        lines += [f"## {volume}, as measured", "", f"No truth: {100 * share:g} % of the samples were held out.", ""]
+        lines += [*held_out(part, arms, common.untrained(plan)), *common.pictures(plan, "prospective", volume)]
+    lines += [f"## Untrained arms below {BASE} + {LEAST:g} dB at R4", ""]
+    return lines + common.below(full[full.acq == "R4"], common.untrained(plan), BASE, LEAST)
 
 
-def value(rows, metric, which="stopped"):
-    found = rows[(rows.metric == metric) & (rows.which == which)].value.astype(float)
-    return found.mean() if len(found) else float("nan")
+def of_volume(part, arms):
+    """One table: what arms hand over, their peak, and what they are above zero-filled, under each acquisition."""
+    columns = {}
+    for acq, rows in part.groupby("acq", sort=False):
+        columns |= {
+            f"{acq} stopped": lambda arm, rows=rows: scores(rows[rows.arm == arm]),
+            f"{acq} peak": lambda arm, rows=rows: scores(rows[rows.arm == arm], "peak"),
+            f"{acq} stopped − zero-filled": lambda arm, rows=rows: shown(above(rows, arm, BASE), "+.2f"),
+        }
+    achieved = [f"{acq} {shown(value(rows, 'acceleration_achieved', ''), '.2f')}" for acq, rows in part.groupby("acq", sort=False)]
+    return [f"Acceleration achieved: {', '.join(achieved)}.", "", *table(arms, columns)]
 
 
-def table(part, title):
-    base = value(part[part.arm == "zero_filled"], "psnr")
-    lines = [f"## {title}", "", "| arm | stopped | peak | stopped − zero-filled |", "|---|---|---|---|"]
-    for arm, rows in part.groupby("arm", sort=False):
-        if not (rows.metric == "psnr").any():
-            lines.append(f"| {arm} | no result | no result | |")
-            continue
-        cells = [f"{value(rows, 'psnr', w):.2f} / {value(rows, 'ssim', w):.3f}" for w in ("stopped", "peak")]
-        lines.append(f"| {arm} | {cells[0]} | {cells[1]} | {value(rows, 'psnr') - base:+.2f} |")
-    return [*lines, ""]
+def held_out(part, arms, untrained):
+    """Error on the held-out samples, with a mark for untrained arms that are no better than CG-SENSE."""
+    error = {arm: value(part[part.arm == arm], "heldout_nmse") for arm in arms}
+    mark = {arm: "not below sense" if arm in untrained and not error[arm] < error["sense"] else "" for arm in arms}
+    residual = lambda arm: shown(value(part[part.arm == arm], "residual"), ".4f")  # noqa: E731
+    return table(arms, {"held-out NMSE": lambda a: shown(error[a], ".4f"), "data residual": residual, "": mark.get})
 
 
-def against_truth(plan, volume, acq, file):
-    """PSNR and SSIM of the stopped images against the magnitude of the noise-free image, at the scale of the file."""
-    truth = np.abs(np.load(file)["image"])
-    truth = truth.reshape(-1, *truth.shape[-2:])
-    lines = ["| arm | PSNR / SSIM |", "|---|---|"]
+def against_truth(plan, volume, image):
+    """PSNR / SSIM of what arms hand over against the magnitude of the noise-free image, complex (slices, H, W)."""
+    found = {}
     for job in plan.jobs:
-        if (job.volume, job.acq) != (volume, acq):
-            continue
-        images = {}
-        for recon in filter(os.path.exists, plan.recons(job)):
-            images |= {s: i.get("view") for s, i in store.read(recon, names=("view",))[1].items()}
-        if not images or any(v is None for v in images.values()):
-            continue
-        found = np.stack([images[s] for s in sorted(images)])
-        want = np.stack([centre(truth[s], found.shape[-2:]) for s in sorted(images)])
-        psnr, ssim = metrics.psnr(found, want, want.max()), metrics.ssim(found, want, want.max())
-        lines.append(f"| {job.arm} | {psnr:.2f} / {ssim:.3f} |")
-    return [*lines, ""]
+        views = tables.views(plan, job) if (job.dataset, job.volume) == ("full", volume) else {}
+        if views and set(views) == set(plan.volumes["full"][volume]["chosen"]):
+            x = np.stack([views[s]["view"] for s in sorted(views)])
+            want = np.stack([centre(np.abs(image[s]), x.shape[-2:]) for s in sorted(views)])
+            psnr, ssim = metrics.psnr(x, want, want.max()), metrics.ssim(x, want, want.max())
+            found[job.acq, job.arm] = f"{psnr:.2f} / {ssim:.3f}"
+    acqs = plan.study.datasets["full"].acquisitions
+    return table(plan.study.arms, {acq: lambda arm, acq=acq: found.get((acq, arm), "no result") for acq in acqs})
 
 
 def centre(image, shape):
@@ -99,4 +71,4 @@ def centre(image, shape):
 
 
 if __name__ == "__main__":
-    main()
+    common.main("real_mri", "mri", page)

@@ -44,6 +44,14 @@ def scan_files(wildcards):
     return PLAN.scans(wildcards.dataset, wildcards.volume)
 
 
+def scan_words(wildcards):
+    return PLAN.scan_words(wildcards.dataset, wildcards.volume)
+
+
+def own_files(wildcards):
+    return PLAN.given_files(wildcards.dataset, wildcards.volume, wildcards.acq)
+
+
 def chosen_slices(wildcards):
     return PLAN.slices(wildcards.dataset, wildcards.volume)
 

@@ -14,6 +14,20 @@ rule simulate:
         "exec python -m dipline simulate --out {output.scan} --spec {params.spec:q} > {log} 2>&1"
 
 
+# CT: a patient is a folder, one file a slice.
+rule simulate_series:
+    output:
+        scan=directory(f"{ROOT}/scans/{{dataset}}/{{volume}}"),
+    log:
+        f"{LOGS}/simulate/{{dataset}}/{{volume}}.log",
+    params:
+        spec=lambda wildcards: PLAN.simulate_spec(wildcards.dataset),
+    conda:
+        "../../envs/dipline.yaml"
+    shell:
+        "exec python -m dipline simulate --out {output.scan} --spec {params.spec:q} > {log} 2>&1"
+
+
 rule reference:
     input:
         scan=scan_files,
@@ -22,24 +36,27 @@ rule reference:
     log:
         f"{LOGS}/reference/{{dataset}}/{{volume}}.log",
     params:
+        scan=scan_words,
         spec=lambda wildcards: PLAN.reference_spec(wildcards.dataset),
         slices=chosen_slices,
     conda:
         "../../envs/dipline.yaml"
     shell:
-        "exec python -m dipline reference {input.scan:q} --out {output.truth} --volume {wildcards.volume}"
+        "exec python -m dipline reference {params.scan:q} --out {output.truth} --volume {wildcards.volume}"
         " --slices {params.slices} --spec {params.spec:q} > {log} 2>&1"
 
 
 rule measure:
     input:
         scan=scan_files,
+        given=own_files,
     output:
         measurement=f"{ROOT}/measurement/{{dataset}}/{{volume}}/{{acq}}.h5",
         heldout=f"{ROOT}/measurement/{{dataset}}/{{volume}}/{{acq}}.heldout.h5",
     log:
         f"{LOGS}/measure/{{dataset}}/{{volume}}/{{acq}}.log",
     params:
+        scan=scan_words,
         spec=lambda wildcards: PLAN.measure_spec(wildcards.dataset, wildcards.acq),
         slices=chosen_slices,
     resources:
@@ -49,6 +66,6 @@ rule measure:
     conda:
         "../../envs/dipline.yaml"
     shell:
-        "exec python -m dipline measure {input.scan:q} --out {output.measurement} --heldout {output.heldout}"
+        "exec python -m dipline measure {params.scan:q} --out {output.measurement} --heldout {output.heldout}"
         " --dataset {wildcards.dataset} --volume {wildcards.volume} --acq {wildcards.acq}"
         " --slices {params.slices} --spec {params.spec:q} > {log} 2>&1"

@@ -11,6 +11,7 @@ rule panels:
                 caption="../report/panel.rst",
                 category="Images",
                 subcategory=shown[0],
+                labels=dict(zip(("acquisition", "volume", "window"), shown[1:])),
             )
             for shown in PLAN.shown()
         ],
@@ -35,6 +36,7 @@ rule curves:
                 caption="../report/curve.rst",
                 category="Curves",
                 subcategory=shown[0],
+                labels={"acquisition": shown[1]},
             )
             for shown in PLAN.curves()
         ],
@@ -78,13 +80,8 @@ rule report:
         f"{LOGS}/report.log",
     params:
         study=PLAN.identity,
-        code=PLAN.code(
-            "report/html.py",
-            "report/cite.py",
-            "report/report.html.j2",
-            "report/report.css",
-        ),
+        code=PLAN.code("report/*"),
     conda:
         "../../envs/dipline.yaml"
     shell:
-        f"exec python -m dipline report {ROOT} > {{log}} 2>&1"
+        f"exec python -m dipline report {ROOT} --page > {{log}} 2>&1"

@@ -7,6 +7,7 @@ Masks are bool. One dimension (width,) means whole phase-encode columns; two, (r
 """
 
 from pathlib import Path
+from zipfile import BadZipFile
 
 import h5py
 import numpy as np
@@ -18,6 +19,24 @@ SUFFIXES = (".npy", ".npz", ".h5", ".csv", ".txt")
 def seed_of(filename):
     """fastMRI's seed for a volume: the characters of its file name, so that a volume keeps its mask in every run."""
     return tuple(map(ord, filename))
+
+
+def drawn(kind, shape, acceleration, center_fraction, seed, offset=None):
+    """The mask that an acquisition of a study asks for on k-space of shape (readout, width).
+
+    center_fraction: None: 0.32 / acceleration, fastMRI's. seed: an int or a tuple as from `seed_of`.
+    """
+    fraction = 0.32 / acceleration if center_fraction is None else center_fraction
+    if kind == "poisson":
+        return poisson(shape, acceleration, calibration(shape, fraction), seed)
+    if kind.startswith("gaussian"):
+        return gaussian(shape if kind == "gaussian_2d" else shape[1], acceleration, fraction, seed)
+    return cartesian(kind, shape[1], acceleration, fraction, seed, offset)[0]
+
+
+def calibration(shape, fraction):
+    """[rows, columns] of the full centre of a Poisson-disc mask."""
+    return [max(4, round(n * fraction)) for n in shape]
 
 
 def cartesian(kind, width, acceleration, center_fraction, seed, offset=None, any_combination=False):
@@ -95,14 +114,6 @@ def _magic(width, acceleration, offset, rng):
     return np.fft.fftshift(np.concatenate([positive, negative[::-1]]))
 
 
-def clear_padding(mask, left, right):
-    """The mask without the columns before `left` and from `right` on, which the scanner never measured."""
-    mask = mask.copy()
-    mask[..., :left] = False
-    mask[..., right:] = False
-    return mask
-
-
 def gaussian(shape, acceleration, center_fraction, seed):
     """Variable density mask: a full centre, the rest drawn from a Gaussian with a sixth of the axis as sigma.
 
@@ -133,18 +144,13 @@ def poisson(shape, acceleration, calib, seed):
     yields size / acceleration samples. Not SigPy's function of this name: that one never returns when its search on s
     does not converge (32 x 32 at acceleration 12).
     """
-    radius = np.hypot(*(np.maximum(abs(grid - n // 2) - c / 2, 0) / max(n / 2 - c / 2, 1)
-                        for grid, n, c in zip(np.indices(shape), shape, calib, strict=True)))
-    target = round(shape[0] * shape[1] / acceleration)
+    radius, target = discs(shape, acceleration, calib)
     centre = tuple(_middle(n, c) for n, c in zip(shape, calib, strict=True))
     rng = np.random.RandomState(seed)
     order = [divmod(point, shape[1]) for point in rng.permutation(radius.size).tolist()]
     spread = radius * rng.uniform(0.5, 1.5, shape)  # on a grid, equal distances would give steps in the density
     closed = radius >= 1
     mask = _discs(order, closed, 1 + 0 * spread, centre, target)
-    if mask.sum() != target:
-        raise ValueError(f"poisson mask {shape[0]}x{shape[1]}: acceleration {acceleration} asks for {target} samples, "
-                         f"possible are {calib[0] * calib[1]} (centre {calib[0]}x{calib[1]}) to {(radius < 1).sum()}")
     low, high = 0.0, float(max(shape))
     for _ in range(12):
         slope = (low + high) / 2
@@ -154,6 +160,17 @@ def poisson(shape, acceleration, calib, seed):
         else:
             high = slope
     return mask
+
+
+def discs(shape, acceleration, calib):
+    """Distance of every point from the centre block, and the number of points of a Poisson-disc mask, which must be possible."""
+    radius = np.hypot(*(np.maximum(abs(grid - n // 2) - c / 2, 0) / max(n / 2 - c / 2, 1)
+                        for grid, n, c in zip(np.indices(shape), shape, calib, strict=True)))
+    target, least, most = round(shape[0] * shape[1] / acceleration), calib[0] * calib[1], (radius < 1).sum()
+    if not least <= target <= most:
+        raise ValueError(f"poisson mask {shape[0]}x{shape[1]}: acceleration {acceleration} asks for {target} samples, "
+                         f"possible are {least} (centre {calib[0]}x{calib[1]}) to {most}")
+    return radius, target
 
 
 def _discs(order, closed, reach, centre, target):
@@ -176,15 +193,17 @@ def _discs(order, closed, reach, centre, target):
     return mask
 
 
-def from_file(path, shape):
+def from_file(path, shape=None):
     """A user's mask for k-space of shape (readout, width): .npy, .npz and .h5 (key `mask`), .csv and .txt of 0 and 1.
 
-    Returned as (width,) when it samples whole columns, also if the file holds it as (readout, width).
+    Returned as (width,) when it samples whole columns, also if the file holds it as (readout, width). Without a shape,
+    what holds for every scan is checked.
     """
-    path, (readout, width) = Path(path), shape
+    path = Path(path)
     values = _read(path)
-    if values.shape not in ((width,), (readout, width)):
-        raise ValueError(f"{path}: mask of shape {values.shape}, allowed: ({width},) or ({readout}, {width})")
+    allowed = [(shape[1],), tuple(shape)] if shape else ["(columns,)", "(rows, columns)"]
+    if not (values.shape in allowed if shape else values.ndim in (1, 2)):
+        raise ValueError(f"{path}: mask of shape {values.shape}, allowed: {allowed[0]} or {allowed[1]}")
     if not np.isin(values, (0, 1)).all():
         found = values[~np.isin(values, (0, 1))].flat[0]
         raise ValueError(f"{path}: mask holds the value {found}, allowed: 0 and 1")
@@ -207,7 +226,7 @@ def _read(path):
                     raise ValueError(f"found the keys {sorted(file)}, allowed: one named mask")
                 return file["mask"][()]
         return np.loadtxt(path, delimiter="," if "," in path.read_text() else None)
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, TypeError, EOFError, OSError, BadZipFile) as error:
         raise ValueError(f"{path}: not readable as a mask: {error}") from error
 
 
@@ -244,25 +263,23 @@ def centre_columns(mask):
     return n if np.ndim(mask) == 1 else (rows.stop - rows.start, n)
 
 
-def hold_out(mask, fraction, rng, protect=None):
-    """(kept, held): `fraction` of the samples outside the centre are taken away, to judge an image by.
+def hold_out(mask, fraction, rng):
+    """(kept, held): `fraction` of the acquired samples, outside the fully sampled centre, to judge an image by.
 
-    Whole columns of a 1-D mask, points of a 2-D one, at least one. rng: numpy Generator. protect: size of the centre
-    that is never touched, columns or (rows, columns); None: all of the fully sampled block.
+    Whole columns of a 1-D mask, points of a 2-D one, at least one. rng: numpy Generator.
     """
     mask = np.asarray(mask, bool)
     if not 0 < fraction < 1:
         raise ValueError(f"holdout: found {fraction}, allowed: a fraction between 0 and 1")
-    if protect is None:
-        centre = centre_block(mask)[-mask.ndim:]
-    else:
-        centre = tuple(_middle(n, size) for n, size in zip(mask.shape, np.atleast_1d(protect).tolist(), strict=True))
     free = mask.copy()
-    free[centre] = False
-    free = np.flatnonzero(free)
+    free[centre_block(mask)[-mask.ndim:]] = False
+    free, count = np.flatnonzero(free), max(1, round(fraction * mask.sum()))
     if not len(free):
         raise ValueError("holdout: every acquired sample belongs to the fully sampled centre, none can be held out; "
                          "use a mask with samples outside, or no holdout")
+    if count > len(free):
+        raise ValueError(f"holdout: {fraction} of the acquired samples are {count}, but only {len(free)} lie outside the "
+                         "fully sampled centre; lower it")
     held = np.zeros(mask.shape, bool)
-    held.flat[rng.choice(free, max(1, round(fraction * len(free))), replace=False)] = True
+    held.flat[rng.choice(free, count, replace=False)] = True
     return mask & ~held, held

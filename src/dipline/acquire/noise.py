@@ -1,21 +1,27 @@
-"""Noise added to k-space, and coil compression."""
+"""Noise added to k-space, coil compression, and where the chance of a measurement comes from."""
+
+import hashlib
 
 import numpy as np
 
 
-def add_noise(kspace, snr_db, rng, acquired_power=None):
+def seed_of(volume, acquisition, purpose):
+    """From the volume's name, the acquisition's seed and the purpose; not from the slices that happen to be chosen."""
+    return int.from_bytes(hashlib.sha256(f"{volume}/{acquisition['seed']}/{purpose}".encode()).digest()[:8], "big")
+
+
+def add_noise(kspace, snr_db, rng):
     """k-space plus complex white noise, of the same shape and type.
 
     SNR in dB = 10 log10(P / sigma^2): P = mean |k|^2 over the acquired (nonzero) samples, sigma^2 = E|n|^2 of a complex
-    sample. acquired_power: P of a whole volume, so that all its slices get the same sigma. Samples that are exactly
-    zero were not acquired and stay zero. Noise is drawn for every position: at equal P, a mask does not change it.
+    sample. Samples that are exactly zero were not acquired and stay zero. Noise is drawn for every position: at equal P,
+    a mask does not change it.
     """
     acquired = kspace != 0
     if not acquired.any():
         raise ValueError("noise: k-space holds no acquired (nonzero) sample; check mask and scan")
-    if acquired_power is None:
-        acquired_power = np.mean(np.abs(kspace[acquired].astype(np.complex128)) ** 2)
-    sigma = np.sqrt(acquired_power * 10 ** (-snr_db / 10))
+    power = np.mean(np.abs(kspace[acquired].astype(np.complex128)) ** 2)
+    sigma = np.sqrt(power * 10 ** (-snr_db / 10))
     noise = rng.standard_normal((2, *kspace.shape)) * (sigma / np.sqrt(2))
     return (kspace + (noise[0] + 1j * noise[1]) * acquired).astype(kspace.dtype)
 

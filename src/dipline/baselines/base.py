@@ -25,6 +25,18 @@ class AsLinop(sp.linop.Linop):
         return AsLinop(self.A, self.example, not self.is_adjoint)
 
 
+class Shrink(sp.prox.Prox):
+    """Soft thresholding, the proximal map of lam ‖x‖₁; SigPy's own turns real images complex in a process that has met complex ones."""
+
+    def __init__(self, shape, lam):
+        self.lam = lam
+        super().__init__(shape)
+
+    def _prox(self, alpha, input):
+        size = np.maximum(np.abs(input), np.finfo(np.float32).tiny)
+        return (input * np.maximum(1 - float(alpha) * self.lam / size, 0)).astype(input.dtype, copy=False)
+
+
 class SigpySolver(Method):
     """A SigPy app whose ``alg.update()`` is one step. Subclasses build the app in ``app(A, y)``."""
 

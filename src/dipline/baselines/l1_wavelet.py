@@ -8,7 +8,7 @@ zero-filled image of about 1.
 
 import sigpy as sp
 
-from dipline.baselines.base import SigpySolver
+from dipline.baselines.base import Shrink, SigpySolver
 
 CLASS = "classical"
 CITE = ("lustig2007", "ong2019")
@@ -25,5 +25,5 @@ class L1Wavelet(SigpySolver):
     def app(self, A, y):
         parts, height, width = self.A.domain
         W = sp.linop.Wavelet((parts, height, width), wave_name="db4", axes=(-2, -1))
-        prox = sp.prox.UnitaryTransform(sp.prox.L1Reg(W.oshape, self.lam), W)
+        prox = sp.prox.UnitaryTransform(Shrink(W.oshape, self.lam), W)
         return sp.app.LinearLeastSquares(A, y, proxg=prox, max_iter=self.problem.iterations, show_pbar=False)

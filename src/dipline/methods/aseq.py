@@ -19,6 +19,7 @@ CITE = ("alkhouri2024",)
 NETWORK = {"unet": {}}
 ITERATIONS = 4000
 PARAMETERS = {"lr": 1e-4, "lam": 1.0, "inner": 2, "z_update": ("output", "dc_output")}
+BOUNDS = {"lr": "> 0"}
 
 
 class ASeq(Method):

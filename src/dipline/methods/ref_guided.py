@@ -19,6 +19,7 @@ INPUTS = ("prior",)
 NETWORK = {"unet": {}}
 ITERATIONS = 2500
 PARAMETERS = {"lr": 3e-4, "phase": ("zero_filled", "prior")}
+BOUNDS = {"lr": "> 0"}
 
 
 class RefGuided(Method):

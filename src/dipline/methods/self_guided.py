@@ -31,6 +31,7 @@ PARAMETERS = {
     "input": ("uniform", "normal", "zero_filled", "least_squares"),
     "norms": ("unsquared", "squared"),
 }
+BOUNDS = {"lr": "> 0"}
 
 
 class SelfGuided(Method):

@@ -25,6 +25,7 @@ PARAMETERS = {
     "input_noise": 0.0,
     "clip": 0.0,
 }
+BOUNDS = {"lr": "> 0", "input_scale": "> 0"}
 
 
 class Vanilla(Method):

@@ -24,6 +24,8 @@ PARAMETERS = {
     "upsampling": ("bilinear", "nearest"),
     "output": ("identity", "sigmoid", "softplus"),
 }
+BOUNDS = {"widths": ">= 1"}
+EQUAL = ("widths", "skip_widths")
 
 
 def build(in_channels, out_channels, shape, widths, skip_widths, norm, padding, upsampling, output):

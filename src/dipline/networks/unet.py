@@ -24,6 +24,7 @@ PARAMETERS = {
     "init": ("papers", "torch"),
     "output": ("identity", "sigmoid", "softplus"),
 }
+BOUNDS = {"widths": ">= 1"}
 
 
 def build(in_channels, out_channels, shape, widths, norm, padding, upsampling, init, output):

@@ -12,6 +12,13 @@ import copy
 
 import torch
 
+DATA_TERMS = ("least_squares",)  # what an operator's file says of its data terms where it says nothing
+
+
+def percentile(image):
+    """The 99.9th percentile of |image|, or 1 where that is 0."""
+    return float(torch.quantile(image.abs().float().flatten(), 0.999)) or 1.0
+
 
 class Operator:
     """A forward operator ``y = A x`` on images of shape ``domain = (parts, H, W)``.
@@ -59,13 +66,37 @@ class Operator:
         """The part of ``y`` that belongs to ``restrict(keep)``."""
         return y.index_select(self.unit_axis % y.ndim, keep.nonzero()[:, 0])
 
-    def preconditioner(self, y, strength):
-        """Weights, broadcastable to ``y``, in (0, 1], that even out how fast coarse and fine parts of an image are fitted."""
+    def weighted(self, weights):
+        """The operator ``W A``, weights broadcastable to ``y``."""
         raise NotImplementedError
 
-    def weighted(self, weights):
-        """The operator ``W A``."""
+    def preconditioned(self, y, strength):
+        """(operator, y) whose residual evens out how fast coarse and fine parts of an image are fitted; smaller is stronger.
+
+        The norm stays at most 1, and ``init`` of both gives the starting image of the plain ones.
+        """
         raise NotImplementedError
+
+    def data_term(self, kind, y, scale):
+        """(operator, y) whose ``residual`` is the data term ``kind``, one of the file's DATA_TERMS.
+
+        Args:
+            y: the measurement divided by ``scale``; images are divided by it as well.
+        """
+        if kind != "least_squares":
+            raise ValueError(f"data_term: found {kind!r}, allowed for {type(self).__name__}: least_squares")
+        return self, y
+
+    def view_scale(self, x):
+        """The 99.9th percentile of |view(x)|, or 1 where that is 0."""
+        return percentile(self.view(x))
+
+    def scale_of(self, x):
+        """The number that images are divided by, so that a network's output is about 1; here :meth:`view_scale`.
+
+        This is for a view that grows with the image, view(s x) = s view(x). An operator that shows other units has its own.
+        """
+        return self.view_scale(x)
 
     def to(self, device):
         """A copy whose tensors live on ``device``."""

@@ -148,8 +148,9 @@ class Sense(Operator):
         other.mask = mask.view_as(self.mask)
         return other
 
-    def preconditioner(self, y, strength):
-        """√(strength / (e + strength)), e: the measured energy at a sample's distance from the centre, relative to the largest.
+    def preconditioned(self, y, strength):
+        """W A and W y, W = √(strength / (e + strength)), e: the measured energy at a sample's distance from the centre, relative to
+        the largest.
 
         k-space falls off by orders of magnitude towards the periphery, and an unweighted residual hardly sees it: fine structure comes
         late, after much of the noise. The energy is that of the acquired data, averaged over rings of k-space.
@@ -160,7 +161,8 @@ class Sense(Operator):
         total = torch.zeros(int(rings.max()) + 1, device=y.device).index_add(0, rings, energy)
         ring_mean = total / torch.bincount(rings, minlength=len(total)).clamp(min=1)
         e = ring_mean[rings] / ring_mean.max()
-        return (strength / (e + strength)).sqrt()
+        weights = (strength / (e + strength)).sqrt()
+        return self.weighted(weights), y * weights
 
     def _distance(self):
         """Distance from the centre of k-space, for every column or point of the full grid, in columns."""

@@ -15,7 +15,8 @@ Readers import no torch: a login node lists scans with them. The steps that they
 import math
 import os
 import re
-from contextlib import contextmanager
+import resource
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -118,18 +119,48 @@ def summary(shape, recon_shape, undersampled, warnings):
 
 
 def check_choice(file, slices, shape, copies=1):
-    """Refuse slices that are not in k-space of that shape, and more of them than this machine can hold."""
+    """Refuse slices that are not in k-space of that shape, and more of them than this job may hold in memory."""
     count, *rest = shape
     wrong = [s for s in slices if not 0 <= s < count]
     if wrong or not slices:
         raise ReadError(f"{file}: slices {wrong or 'none'} chosen; allowed 0 to {count - 1}; correct `slices`")
     needed = 8 * len(slices) * math.prod(rest) * copies
-    present = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    present, who = memory()
     if needed > 0.9 * present:
         raise ReadError(
-            f"{file}: the chosen slices need {needed / 1e9:.1f} GB, this machine has {present / 1e9:.1f} GB; "
-            "choose fewer slices"
+            f"{file}: the chosen slices need {needed / 1e9:.1f} GB, {who} {present / 1e9:.1f} GB; "
+            "choose fewer slices or ask for more memory"
         )
+
+
+def memory(root=Path("/")):
+    """(bytes that this job may use, whose limit that is): the smallest of what machine, control groups, shell and Slurm allow."""
+    found = [(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), "this machine has")]
+    soft = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if soft != resource.RLIM_INFINITY:
+        found.append((soft, "ulimit -v allows"))
+    slurm = os.environ.get("SLURM_MEM_PER_NODE", "")
+    if slurm.isdecimal() and int(slurm):  # 0: all of the node
+        found.append((int(slurm) * 2**20, "Slurm (SLURM_MEM_PER_NODE) allows"))
+    found += [(limit, "the control group (memory limit of the job or container) allows") for limit in _group_limits(root)]
+    return min(found)
+
+
+def _group_limits(root):
+    """Bytes that the control groups of this process allow, version 1 and 2, those of the groups above included."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in ["0::/", "0:memory:/", *lines]:  # inside a container the own group is mounted as the topmost
+        _, kind, path = line.split(":", 2)
+        if kind and "memory" not in kind.split(","):
+            continue
+        top, name = ("", "memory.max") if not kind else ("memory", "memory.limit_in_bytes")
+        group = Path(path.lstrip("/"))
+        for folder in (group, *group.parents):
+            with suppress(OSError, ValueError):  # no such file; "max"
+                yield int((root / "sys/fs/cgroup" / top / folder / name).read_text())
 
 
 def check_values(file, data, s):
@@ -148,3 +179,45 @@ def check_values(file, data, s):
 def noise(rng, *shape):
     """Complex noise for `fake`, complex64."""
     return rng.standard_normal((*shape, 2)).astype(np.float32).view(np.complex64)[..., 0]
+
+
+# ---------------------------------------------------------------- CT: (slices, rows, columns) in HU
+
+
+def volume_summary(shape, voxel, warnings):
+    """What `inspect` tells of a CT volume (slices, rows, columns); ``voxel`` is (column, row, slice) in mm."""
+    count, *size = (int(n) for n in shape)
+    kind = {"shape": [1, *size], "recon_shape": size, "undersampled": False, "voxel": [float(v) for v in voxel]}
+    return {"slices": count, **kind, "bytes": 4 * math.prod(shape), "warnings": warnings}
+
+
+def check_square(where, across, down):
+    """Refuse pixels whose sides (mm, along a row and along a column) differ by more than one part in a thousand."""
+    if abs(across - down) > 1e-3 * max(across, down):
+        raise ReadError(
+            f"{where}: pixels of {across:.4g} x {down:.4g} mm; allowed square ones; resample the images to square "
+            "pixels first"
+        )
+
+
+def fill_padding(hu, padding, where):
+    """Turn padding into air, in place, and say how much it was; `hu` and the bool `padding` (slices, rows, columns).
+
+    Beside what the file declares as `padding`: below -1024 HU outside the scan circle (the largest that fits into the
+    image), and -1500 or less anywhere. Values between, within the circle, are the noise of air, and stay.
+    """
+    rows, columns = (np.arange(n) - (n - 1) / 2 for n in hu.shape[1:])
+    outside = np.hypot(rows[:, None], columns) > min(hu.shape[1:]) / 2
+    padding |= (hu <= -1500) | ((hu < -1024) & outside)
+    hu[padding] = -1000
+    share = padding.mean()
+    return [f"{where}: {share:.2%} of the pixels were padding (no matter) and are set to -1000 HU"] if share else []
+
+
+def check_slice(where, hu, s):
+    """Refuse a slice that holds NaN or Inf, or one value alone."""
+    if not np.isfinite(hu).all():
+        kind = "NaN" if np.isnan(hu).any() else "Inf"
+        raise ReadError(f"{where}: {kind} in slice {s}; allowed finite numbers; leave out that slice")
+    if hu.min() == hu.max():
+        raise ReadError(f"{where}: slice {s} is empty (all {hu.flat[0]:g} HU); leave it out with `slices`")

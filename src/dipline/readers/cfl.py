@@ -73,6 +73,11 @@ def load(files, slices, maps=""):
     return Scan(MODALITY, data, list(slices), mask=mask, maps=sensitivities, warnings=warnings, **geometry)
 
 
+def read_maps(path):
+    """Coil sensitivities (slices, coils, readout, phase encode) of a pair, named with or without its ending."""
+    return _open(header(path))
+
+
 def write_cfl(file, kspace):
     """Write (slices, coils, readout, phase encode) as the pair `file`.hdr, `file`.cfl."""
     file, kspace = Path(file), np.asarray(kspace, np.complex64)
@@ -127,8 +132,12 @@ def _open(file):
 
 def _maps_file(file, pattern):
     """The .hdr of the maps that belong to a volume."""
-    name = pattern.replace("{volume}", file.stem)
-    return file.parent / (name.removesuffix(".cfl").removesuffix(".hdr") + ".hdr")
+    return header(file.parent / pattern.replace("{volume}", file.stem))
+
+
+def header(path):
+    """The .hdr of a pair, which may be named with either ending or none."""
+    return Path(str(path).removesuffix(".cfl").removesuffix(".hdr") + ".hdr")
 
 
 def _check_maps(file, shape):

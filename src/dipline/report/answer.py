@@ -9,7 +9,8 @@ OTHERS = ("classical", "pre-trained")
 
 def answers(plan, metrics):
     """[(dataset, lead sentence, [(acquisition, text)])]"""
-    return [(d, _lead(plan, metrics, d), [(acq, _acquisition(plan, metrics, d, acq)) for acq in dataset.acquisitions])
+    run = {job.dataset for job in plan.jobs}
+    return [(d, _lead(plan, metrics, d), [(acq, _acquisition(plan, metrics, d, acq)) for acq in dataset.acquisitions if d in run])
             for d, dataset in plan.study.datasets.items()]  # fmt: skip
 
 
@@ -21,8 +22,12 @@ def _lead(plan, metrics, dataset):
     rows = metrics[metrics["dataset"] == dataset]
     state = rows[rows["metric"] == "status"]["value"]
     volumes, seeds = len(plan.volumes[dataset]), len({j.seed for j in plan.jobs if j.dataset == dataset})
-    text = f"{style.count(volumes, 'patient')}, {style.count(seeds, 'seed')}"
     left = sum(d == dataset for d, _ in plan.problems)
+    if not volumes:
+        return f"No scan could be used: {style.count(left, 'scan')} left out; the reasons stand under What is missing."
+    if not len(state):
+        return "No arm runs on this dataset."
+    text = f"{style.count(volumes, 'patient')}, {style.count(seeds, 'seed')}"
     text += f", {style.count(left, 'scan')} left out" if left else ""
     missing = int((state == 0).sum())
     text += f"; {missing} of {len(state)} jobs have no complete result." if missing else "; all jobs have a result."

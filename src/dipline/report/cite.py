@@ -12,8 +12,9 @@ from functools import cache
 from pathlib import Path
 
 from dipline import __version__, registry, store
+from dipline.hounsfield import MU_WATER
 from dipline.report import provenance, statistics, style, tables
-from dipline.study import PHYSICS
+from dipline.study import PHYSICS, WINDOWS
 
 BIB = Path(__file__).with_name("references.bib")
 FIXED = ("alkhouri2025survey", "snakemake")
@@ -30,6 +31,7 @@ MASKS = {
     "full": "all samples",
     "as_measured": "what the scanner measured",
 }
+DATA_TERMS = {"weighted": "rays weighted by their counts", "poisson": "Poisson likelihood of the counts"}
 FASTMRI = {"random", "equispaced", "equispaced_fraction", "magic", "magic_fraction"}
 ACCENTS = {r"{\"o}": "ö", r"{\"u}": "ü", r"{\"a}": "ä", r"{\c{c}}": "ç", r"\&": "&", "---": "–", "--": "–"}
 PACKAGES = ("numpy", "scipy", "torch", "sigpy", "astra-toolbox", "scikit-image", "snakemake")
@@ -154,6 +156,12 @@ def _data(plan, name, number):
     simulated = any(v.get("simulated") for v in plan.volumes[name].values())
     if simulated:
         text += " The scans are synthetic: simulated patients written in the format that the reader reads."
+    if modality == "ct":
+        text += (
+            f" Hounsfield units became attenuation (water {MU_WATER:g}/mm); line integrals and the forward operator of all arms "
+            f"are those of the ASTRA toolbox{number('vanaarle2016')}, images to start from are filtered back-projections"
+            f"{number('kak1988')}."
+        )
     if modality == "mri":
         crop = {"readout": "oversampling along the readout was removed", "full": "the full field of view was kept",
                 "image": "the fully sampled image was cropped before undersampling"}[d.crop]  # fmt: skip
@@ -167,6 +175,10 @@ def _data(plan, name, number):
             maps += f"{number('uecker2014')} ({style.count(d.maps.sets, 'set')} of maps)"
         operator = registry.get("physics", PHYSICS[modality]).get("CITE", ())
         text += f" {maps}; they enter the forward operator of all arms{number(*operator)}."
+        text += (
+            " Images are zero where no coil sees them (outside the support of the sensitivities), the reference is not; this "
+            "changes PSNR."
+        )
     return text + " " + " ".join(_acquisition(plan, name, acq, number) for acq in d.acquisitions)
 
 
@@ -175,8 +187,8 @@ def _acquisition(plan, dataset, acq, number):
     said, kind = [], getattr(a, "mask", None)
     if kind:
         said.append(MASKS.get(kind, kind) + (number("zbontar2018") if kind in FASTMRI else ""))
-    if getattr(a, "views", None) is not None:
-        said.append(f"{a.views} views")
+    if hasattr(a, "words"):
+        said += a.words()
     if getattr(a, "acceleration", None):
         centre = getattr(a, "center_fraction", None)
         said.append(
@@ -195,7 +207,8 @@ def _acquisition(plan, dataset, acq, number):
     if getattr(a, "coils", None):
         said.append(f"coils compressed to {a.coils}")
     if getattr(a, "holdout", None):
-        said.append(f"{100 * a.holdout:g} % of the acquired samples kept from all arms")
+        samples = "views" if plan.study.modality(dataset) == "ct" else "acquired samples"
+        said.append(f"{100 * a.holdout:g} % of the {samples} kept from all arms")
     return f"Acquisition {acq}: {', '.join(said) or 'as stored'}."
 
 
@@ -231,6 +244,8 @@ def _arm(study, name, number):
             )
     if r["average"]:
         parts.append(f"running average of the outputs with decay {r['average']:g}")
+    if r["data_term"] != "least_squares":
+        parts.append(f"data term: {DATA_TERMS[r['data_term']]}{number('sauer1993')}")
     if r["precondition"]:
         parts.append(f"preconditioned ({r['precondition']:g})")
     watched = [w for rule in r["watch"] for w in rule]
@@ -261,20 +276,37 @@ def _bracket(parts):
 
 
 def _scores(plan, number):
-    return (
-        "Scores are those of fastMRI's evaluation"
-        f"{number('zbontar2018')}: PSNR, SSIM{number('wang2004')} (7 × 7 window) and NMSE of the chosen slices of "
-        "a volume against the reference, without rescaling the image, the range "
-        f"being the maximum over all slices of the reference; HFEN{number('ravishankar2011')} is ‖LoG(x) − "
-        "LoG(ref)‖ / ‖LoG(ref)‖ with a 15 × 15 kernel, σ = 1.5. Two results of every run are "
-        "reported and never mixed: stopped, the image that the arm hands over and that a user without a "
-        "reference would get, and peak, the best of "
-        "the stored iterates by PSNR, an oracle. The unit of statistics is the patient: the score of the volume, "
-        "then the mean over seeds. Arms were compared in pairs "
-        f"by the median difference, the matched-pairs rank-biserial correlation and, with {statistics.LEAST} "
-        "patients or more, the two-sided Wilcoxon "
+    kinds = {plan.study.modality(d) for d in plan.study.datasets}
+    text = (
+        f"Scores are {_mri_scores(number)} " if kinds == {"mri"} else
+        f"Scores are {_ct_scores(number)} " if kinds == {"ct"} else
+        f"Scores of MRI are {_mri_scores(number)} Those of CT are {_ct_scores(number)} "
+    )  # fmt: skip
+    return text + (
+        f"HFEN{number('ravishankar2011')} is ‖LoG(x) − LoG(ref)‖ / ‖LoG(ref)‖ with a 15 × 15 kernel, σ = 1.5. Two results of "
+        "every run are reported and never mixed: stopped, the image that the arm hands over and that a user without a "
+        "reference would get, and peak, the best of the stored iterates by PSNR, an oracle. The unit of statistics is the "
+        "patient: the score of the volume, then the mean over seeds. Arms were compared in pairs by the median difference, the "
+        f"matched-pairs rank-biserial correlation and, with {statistics.LEAST} patients or more, the two-sided Wilcoxon "
         f"signed-rank test{number('wilcoxon1945')} with Holm's correction{number('holm1979')} over all pairs of "
         "arms of a table. Spread over seeds is reported beside spread over patients."
+    )
+
+
+def _mri_scores(number):
+    return (
+        f"those of fastMRI's evaluation{number('zbontar2018')}: PSNR, SSIM{number('wang2004')} (7 × 7 window) and NMSE of the "
+        "chosen slices of a volume against the reference, without rescaling the image, the range being the maximum over all "
+        "slices of the reference."
+    )
+
+
+def _ct_scores(number):
+    low, high = (f"{v:g}".replace("-", "−") for v in WINDOWS["ct"]["40_400"])
+    return (
+        f"the RMSE in Hounsfield units (HU), PSNR and SSIM{number('wang2004')} (7 × 7 window) of the chosen slices of a volume, "
+        "both images cut off at −1000 HU (air), the range being that of all slices of the reference; PSNR and SSIM again with "
+        f"both images cut off at the soft-tissue window, {low} to {high} HU, which then is the range."
     )
 
 

@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 from dipline import registry, store
 from dipline.report import answer, cite, provenance, statistics, style, tables
 
-MAIN = ("psnr", "ssim", "heldout_nmse", "rmse_hu")  # tables shown unfolded
+MAIN = ("psnr", "ssim", "heldout_nmse", "rmse_hu", "psnr_40_400")  # tables shown unfolded
 MOST = 200  # rows of a long list; the rest is in the CSV files
 
 
@@ -76,15 +76,21 @@ def _picture(path, title):
     return {"title": title, "path": path, "src": src}
 
 
+def _panel(plan, dataset, acq, volume, window, first):
+    """One panel; ``first``: shown unfolded, the first volume in the first window."""
+    title = f"{volume}, {acq}" + (f", window {style.window(window)}" if window else "")
+    return _picture(plan.panel(dataset, acq, volume, window), title) | {"first": first}
+
+
 def _dataset(plan, metrics, name):
     truth = tables.has_truth(plan, name)
     found = [_table(plan, metrics, name, m) for m in tables.shown_metrics(metrics, name, truth)]
-    shown = [(acq, v) for d, acq, v in plan.shown() if d == name]
+    shown = [key[1:] for key in plan.shown() if key[0] == name]
     tested = ("psnr", "ssim") if truth else ("heldout_nmse",)
     return {
         "name": name, "truth": truth, "protocol": tables.protocol(plan, name),
         "main": [t for t in found if t["metric"] in MAIN], "further": [t for t in found if t["metric"] not in MAIN],
-        "panels": [_picture(plan.panel(name, acq, v), f"{v}, {acq}") | {"first": v == shown[0][1]} for acq, v in shown],
+        "panels": [_panel(plan, name, *key, first=key[1:] == shown[0][1:]) for key in shown],
         "curves": [_picture(plan.curve(name, acq), acq) for acq in plan.study.datasets[name].acquisitions],
         "statistics": [s for m in tested for s in _statistics(plan, metrics, name, m)],
     }  # fmt: skip

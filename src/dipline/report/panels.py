@@ -1,7 +1,7 @@
 """Pictures: the reference and every arm side by side, with the same region enlarged and error maps of one common scale.
 
-One figure for each (dataset, acquisition, volume) of ``plan.shown()``: the middle one of the chosen slices, the first
-seed. A cell whose image is missing says why. Without a reference the last row is the standard deviation over seeds.
+One figure for each (dataset, acquisition, volume, window) of ``plan.shown()``: the middle one of the chosen slices, the
+first seed. A cell whose image is missing says why. Without a reference the last row is the standard deviation over seeds.
 """
 
 import textwrap
@@ -14,17 +14,16 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from scipy import ndimage
 
-from dipline import metrics as quality
 from dipline import store
 from dipline.plan import Job
 from dipline.report import style, tables
+from dipline.study import WINDOWS
 
 COLUMNS = 6
 WIDTH, GAP = 1.75, 0.04  # inches: a column, the space between two
 TOP, HEAD, LINE = 0.30, 0.20, 0.19  # inches: the title, the names of arms, the scores
 YELLOW = "#FFD400"
 KEY = "absolute error,\none scale for all arms\n\nunder each image:\nPSNR / SSIM of this slice"
-CT_WINDOW = (-160.0, 240.0)  # HU; centre 40, width 400
 ERRORS = "inferno"
 
 
@@ -33,20 +32,19 @@ def write(plan):
     return [draw(plan, *key) for key in plan.shown()]
 
 
-def draw(plan, dataset, acq, volume):
-    """Draw the panel of one volume to ``plan.panel(dataset, acq, volume)``."""
+def draw(plan, dataset, acq, volume, shown=""):
+    """Draw the panel of one volume to ``plan.panel(dataset, acq, volume, shown)``."""
     chosen = plan.volumes[dataset][volume]["chosen"]
     index = chosen[len(chosen) // 2]
     truth, full = _reference(plan, dataset, volume, index)
     cells = [
-        _cell(plan, arm, dataset, volume, acq, index, truth, full)
-        for arm in plan.study.arms
-        if plan.study.solves(arm, dataset)
+        _cell(plan, arm, dataset, volume, acq, index, truth) for arm in plan.study.arms if plan.study.solves(arm, dataset)
     ]
-    title = f"{dataset} · {volume} · slice {index} · {acq}"
+    limits = WINDOWS[plan.study.modality(dataset)][shown]
+    title = f"{dataset} · {volume} · slice {index} · {acq}" + (f" · window {style.window(shown)}" if limits else "")
     with rc_context(style.FONT):
-        figure = _figure(cells, truth, full, plan.study.modality(dataset), title)
-        out = plan.panel(dataset, acq, volume)
+        figure = _figure(cells, truth, full, limits, title)
+        out = plan.panel(dataset, acq, volume, shown)
         with store.written(out) as part:
             figure.savefig(
                 part, format="png", dpi=200, bbox_inches="tight", pad_inches=0.06, metadata={"Software": None}
@@ -63,7 +61,7 @@ def _reference(plan, dataset, volume, index):
     return (slices[index]["view"], head.get("range")) if head.get("status") == "done" else (None, None)
 
 
-def _cell(plan, arm, dataset, volume, acq, index, truth, full):
+def _cell(plan, arm, dataset, volume, acq, index, truth):
     """What a panel shows of an arm: {"arm", "view" or "reason", "spread", "below"}."""
     jobs = [Job(dataset, volume, acq, arm, seed) for seed in plan.study.arm_seeds(arm)]
     found = [tables.views(plan, job).get(index, {}).get("view") for job in jobs]
@@ -79,9 +77,8 @@ def _cell(plan, arm, dataset, volume, acq, index, truth, full):
         metric: value for at, metric, which, value in scored["rows"] if str(at) == str(index) and which == "stopped"
     }
     if truth is not None and truth.shape == cell["view"].shape:
-        values.setdefault("psnr", quality.psnr(cell["view"], truth, full))
-        values.setdefault("ssim", quality.ssim(cell["view"], truth, full))
-        cell["below"] = f"{values['psnr']:.2f} dB / {values['ssim']:.3f}"
+        known = None not in (values.get("psnr"), values.get("ssim"))
+        cell["below"] = f"{values['psnr']:.2f} dB / {values['ssim']:.3f}" if known else "not scored yet"
     elif truth is not None:
         cell["view"], cell["reason"] = None, f"image {cell['view'].shape}, reference {truth.shape}"
     elif values.get("heldout_nmse") is not None:
@@ -89,9 +86,9 @@ def _cell(plan, arm, dataset, volume, acq, index, truth, full):
     return cell
 
 
-def window(image, modality):
-    """(black, white) for all images of a panel: MRI from 0 to the 99.7th percentile, CT the soft-tissue window."""
-    return CT_WINDOW if modality == "ct" else (0.0, max(float(np.percentile(image, 99.7)), 1e-30))
+def window(image, limits):
+    """(black, white) for all images of a panel: the limits in HU, or from 0 to the 99.7th percentile."""
+    return limits or (0.0, max(float(np.percentile(image, 99.7)), 1e-30))
 
 
 def region(image):
@@ -130,15 +127,15 @@ class Sheet:
         self.figure.text(x / self.width, 1 - y / self.height, text, ha=ha, va=va, fontsize=fontsize, **how)
 
 
-def _figure(cells, truth, full, modality, title):
+def _figure(cells, truth, full, limits, title):
     shown = [c["view"] for c in cells if c["view"] is not None]
     if not shown and truth is None:
         sheet = Sheet(5, 0.8)
         sheet.words(2.5, 0.4, f"{title}: no image yet", va="center")
         return sheet.figure
     like = truth if truth is not None else np.mean(shown, axis=0)
-    black, white = window(like, modality)
-    unit, factor = ("HU", 1.0) if modality == "ct" else ("% of the brightest pixel", 100 / (full or white))
+    black, white = window(like, limits)
+    unit, factor = ("HU", 1.0) if limits else ("% of the brightest pixel", 100 / (full or white))
     maps = [_map(c, truth, factor) for c in cells]
     known = [float(np.percentile(m, 99.5)) for m in maps if m is not None]
     scale = Normalize(

@@ -55,13 +55,18 @@ METRICS = {
 
 
 def metric(name):
-    """The :class:`Metric` of a name; ``psnr_40_400`` is PSNR with its window behind."""
+    """The :class:`Metric` of a name; ``psnr_40_400`` is PSNR with its window in HU behind, centre and width."""
     if name in METRICS:
         return METRICS[name]
     for known, m in METRICS.items():
         if name.startswith(f"{known}_"):
-            return Metric(f"{m.label}, {name[len(known) + 1 :].replace('_', ' ')}", m.unit, m.better, m.digits)
+            return Metric(f"{m.label} in the window {window(name[len(known) + 1 :])}", m.unit, m.better, m.digits)
     return Metric(name.replace("_", " "), "", 0, ".4g")
+
+
+def window(name):
+    """``−600/1500 HU`` of the name ``-600_1500``: centre and width."""
+    return f"{name.replace('_', '/').replace('-', '−')} HU"
 
 
 def looks(study):

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from dipline import store
+from dipline.hounsfield import AIR
 from dipline.report import statistics, style
 
 COLUMNS = [
@@ -38,6 +39,7 @@ NOTE = (
     "Mean ± standard deviation over patients (mean over seeds first) [spread over seeds: mean over patients of "
     "the standard deviation over seeds]."
 )
+SPREAD = "100 × norm of the standard deviation over seeds / norm of the mean over seeds."
 STALE = (
     "the result on disk belongs to settings that the study no longer has, and the new one is not there; "
     "see the log of the job"
@@ -128,8 +130,11 @@ def views(plan, job):
 
 
 def _seed_spread(plan, dataset, heads):
-    """Rows of how far the images of several seeds lie apart: 100 ‖std over seeds‖ / ‖mean over seeds‖ of a volume."""
-    groups = {}
+    """Rows of how far the images of several seeds lie apart: 100 ‖std over seeds‖ / ‖mean over seeds‖ of a volume.
+
+    HU count from air, so that the number says of CT what it says of MRI: how much of the signal depends on the seed.
+    """
+    groups, zero = {}, AIR if plan.study.modality(dataset) == "ct" else 0.0
     for job in plan.jobs:
         if job.dataset == dataset:
             groups.setdefault((job.volume, job.acq, job.arm), []).append(job)
@@ -137,7 +142,7 @@ def _seed_spread(plan, dataset, heads):
         images = [v for v in (views(plan, j) for j in jobs) if v] if len(jobs) > 1 else []
         slices = set.intersection(*map(set, images)) if len(images) > 1 else set()
         if slices:
-            stack = np.array([[i[s]["view"] for s in sorted(slices)] for i in images], np.float64)
+            stack = np.array([[i[s]["view"] for s in sorted(slices)] for i in images], np.float64) - zero
             value = 100 * np.linalg.norm(stack.std(0, ddof=1)) / max(np.linalg.norm(stack.mean(0)), 1e-30)
             modality, acceleration, n = heads[dataset, acq]
             yield (
@@ -160,6 +165,7 @@ def _seed_spread(plan, dataset, heads):
 def failures(plan):
     """Everything that is missing from the tables, with the stage that failed and the reason."""
     rows = [(d, v, "", "", "", "", "scan", reason) for (d, v), reason in plan.problems.items()]
+    rows += [(*job, "", "", "inputs", reason) for job, reason in plan.unfed.items()]
     for d, dataset in plan.study.datasets.items():
         for v in plan.volumes[d]:
             head = attributes(plan.reference(d, v))
@@ -266,11 +272,8 @@ def notes(plan, metrics, dataset, metric):
     state = metrics[(metrics["dataset"] == dataset) & (metrics["metric"] == "status")]["value"]
     if (state == 0).any():
         said.append(f"{int((state == 0).sum())} of {len(state)} jobs have no complete result; they are in no mean.")
-    said.append(
-        NOTE
-        if metric != "seed_spread"
-        else "100 × norm of the standard deviation over seeds / norm of the mean over seeds."
-    )
+    air = " HU count from air (−1000)." if plan.study.modality(dataset) == "ct" else ""
+    said.append(NOTE if metric != "seed_spread" else SPREAD + air)
     if "peak" in sides(metrics, dataset, metric):
         said.append(
             "Stopped: what a user without a reference gets. Peak: oracle, the best image of the run by PSNR; no "
@@ -285,30 +288,31 @@ def notes(plan, metrics, dataset, metric):
 
 
 def protocol(plan, dataset):
-    """Crop, maps, masks, requested and achieved acceleration of a dataset, in one sentence."""
+    """How a dataset was measured, in one sentence: crop, maps, masks, acceleration; views, geometry, photons, grid."""
     d = plan.study.datasets[dataset]
-    parts = [
-        f"Reader {d.reader}",
-        f"crop: {d.crop}",
-        f"maps: {d.maps.method}" + (f", {d.maps.sets} sets" if d.maps.sets > 1 else ""),
-    ]
+    parts = [f"Reader {d.reader}"]
+    if plan.study.modality(dataset) == "mri":
+        parts += [f"crop: {d.crop}", f"maps: {d.maps.method}" + (f", {d.maps.sets} sets" if d.maps.sets > 1 else "")]
+    heads = [attributes(plan.reference(dataset, v)) for v in plan.volumes[dataset]]
+    if clip := next((h["scores"][0].get("clip") for h in heads if "scores" in h), None):
+        low = f"{clip[0]:g}".replace("-", "−")
+        parts.append(f"scores on HU from {low} upwards with the range of the reference volume; in a window, with its limits")
     for acq in d.acquisitions:
         a = plan.study.acquisition(dataset, acq)
         heads = [h for h in (attributes(plan.measurement(dataset, v, acq)) for v in plan.volumes[dataset]) if h]
         achieved = sorted(h["acceleration_achieved"] for h in heads if "acceleration_achieved" in h)
         mask = next((str(h["mask"]) for h in heads if "mask" in h), getattr(a, "mask", ""))
         requested = getattr(a, "acceleration_requested", None)
-        said = [f"mask {mask}"] if mask else []
+        said = [f"mask {mask}"] if mask else a.words() if hasattr(a, "words") else []
+        said += [f"crop made: {crop}" for crop in sorted({h["crop"] for h in heads if "crop" in h} - {d.crop})]
         if getattr(a, "center_fraction", None) is not None:
             said.append(f"centre fraction {a.center_fraction:g}")
-        if getattr(a, "seed", None) is not None:
+        if mask and a.seed is not None:
             said.append(f"mask seed {a.seed}")
         if getattr(a, "noise_snr", None) is not None:
             said.append(f"noise added at {a.noise_snr:g} dB")
         if getattr(a, "holdout", None) is not None:
-            said.append(f"{100 * a.holdout:g} % of the samples held out")
-        if getattr(a, "views", None) is not None:
-            said.append(f"{a.views} views")
+            said.append(f"{100 * a.holdout:g} % of the {'views' if hasattr(a, 'views') else 'samples'} held out")
         if requested:
             said.append(f"acceleration requested {requested:g}")
         if achieved:
@@ -321,6 +325,7 @@ def protocol(plan, dataset):
 def write(plan):
     """Write metrics.csv, failures.csv, statistics.csv and tables/<dataset>_<metric>.{csv,md,tex}."""
     metrics = collect(plan)
+    (plan.root / "tables").mkdir(parents=True, exist_ok=True)  # there even if no scan could be used
     _csv(plan.root / "metrics.csv", metrics)
     _csv(plan.root / "failures.csv", failures(plan))
     _csv(plan.root / "statistics.csv", statistics.table(metrics))

@@ -24,8 +24,8 @@ class Rule(nn.Module):
         return None
 
     def update(self, k, image, output, loss, held_loss):
-        """Told after step k: the method's image, what would be handed over (the average where the arm averages), the loss, and the
-        error on the held-out samples (None without)."""
+        """Told after step k, counted from the first scored step: the method's image, what would be handed over (the average where
+        the arm averages), the loss, and the error on the held-out samples (None without)."""
         raise NotImplementedError
 
     def keep(self, better, k, output):
@@ -34,7 +34,7 @@ class Rule(nn.Module):
         torch.where(better, torch.full_like(self.k_chosen, k), self.k_chosen, out=self.k_chosen)
 
     def verdict(self):
-        """(stop now, iteration chosen so far)."""
+        """(stop now, iteration chosen so far); counted as in :meth:`update`, the loop makes it the step of the whole run."""
         return False, int(self.k_chosen)
 
     def chosen(self):

@@ -3,7 +3,11 @@
     δ = x − m;  m ← m + α δ;  v ← (1 − α)(v + α ‖δ‖²);  stop when the minimum of v has not fallen for ``patience`` iterations
 
 Wang et al., TMLR 2023 (EMV), α = 0.1, patience 1000, tested from iteration 100 on. v is exactly the weighted variance Σ w_t ‖x_t − m‖²
-with weights falling by 1 − α. ``hand_over: mean`` hands over the running mean m, as the released code does; ``output`` the arm's output.
+with weights falling by 1 − α.
+
+Deviation: the released code hands over the running mean m, here the arm's output is, so that *stopped*, *last* and *peak* are
+scores of the same output. ``average: 0.9`` on the arm gives all three of them the mean. With ``hand_over: mean`` *stopped* alone is
+of the mean: compare it with the other two columns as one compares two methods.
 """
 
 import torch
@@ -12,7 +16,8 @@ from dipline.stopping.base import Patient
 
 CITE = ("wang2023",)
 NOT_FOR = ("aseq", "self_guided")
-PARAMETERS = {"alpha": 0.1, "patience": 1000, "min_iterations": 100, "margin": 0.0, "hand_over": ("mean", "output")}
+PARAMETERS = {"alpha": 0.1, "patience": 1000, "min_iterations": 100, "margin": 0.0, "hand_over": ("output", "mean")}
+BOUNDS = {"alpha": "> 0, < 1", "margin": ">= 0, < 1"}
 
 
 class Emv(Patient):

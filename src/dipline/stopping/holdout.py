@@ -14,6 +14,7 @@ from dipline.stopping.base import Patient
 CITE = ("yaman2022",)
 WATCHABLE = False  # it takes samples away from the arm
 PARAMETERS = {"fraction": 0.05, "smooth": 21, "patience": 200, "min_iterations": 50, "margin": 0.0, "refit": False}
+BOUNDS = {"fraction": "> 0, < 1", "margin": ">= 0, < 1"}
 
 
 class Holdout(Patient):

@@ -17,6 +17,7 @@ from dipline.stopping.base import Patient
 CITE = ("wang2023",)
 NOT_FOR = ("aseq", "self_guided")
 PARAMETERS = {"window": 100, "patience": 1000, "min_iterations": 0, "margin": 0.0}
+BOUNDS = {"window": ">= 2", "margin": ">= 0, < 1"}
 
 
 class Wmv(Patient):

@@ -1,0 +1,120 @@
+"""What can be wrong with an acquisition: keys that do not go together, two that are the same, masks that a scan does not allow.
+
+``study`` imports this late. No torch here.
+"""
+
+from functools import cache
+from pathlib import Path
+
+from dipline.study import Cartesian, local
+
+UNDRAWN = ("file", "full", "as_measured")  # masks without chance or density
+REGULAR = ("equispaced", "equispaced_fraction", "magic", "magic_fraction")
+
+
+def essence(a):
+    """What an acquisition comes to, hashable: defaults filled in, keys that mean nothing left out."""
+    from dipline.acquire.views import SCANNERS
+
+    found, chance = a.model_dump(), a.holdout is not None
+    if isinstance(a, Cartesian):
+        if a.mask not in REGULAR:
+            found["offset"] = None
+        if a.mask not in UNDRAWN:
+            found["center_fraction"] = round(0.32 / a.acceleration if a.center_fraction is None else a.center_fraction, 9)
+        chance |= a.noise_snr is not None or a.mask not in UNDRAWN and found["offset"] is None
+    else:
+        whole = 180.0 if a.geometry == "parallel" else 360.0
+        found |= {"range": None if a.layout == "limited" else a.range or whole, "start": a.start % 360, "scanner": None}
+        for key, preset in zip(("source_mm", "detector_mm"), SCANNERS[a.scanner], strict=True):
+            found[key] = found[key] or preset
+        chance |= a.photons is not None or a.layout == "random"
+    if not chance:
+        found["seed"] = None
+    return tuple(sorted(found.items()))
+
+
+def of_mask(a):
+    """(key, what is wrong) of the settings of a Cartesian acquisition that do not go together."""
+    if a.mask == "full" and a.holdout:
+        yield "holdout", "means nothing with mask: full, whose samples all belong to the centre; leave it out"
+    if a.mask in UNDRAWN:
+        for key in ("acceleration", "center_fraction", "offset"):
+            if getattr(a, key) is not None:
+                yield key, f"means nothing with mask: {a.mask}; leave it out"
+    elif a.acceleration is None:
+        yield "acceleration", f"missing; mask: {a.mask} needs one, e.g. acceleration: 4"
+    elif a.mask in ("equispaced", "magic") and a.acceleration % 1:
+        yield "acceleration", f"found {a.acceleration:g}, allowed with mask: {a.mask}: a whole number"
+    elif a.mask in ("random", "equispaced_fraction") and (a.center_fraction or 0) * a.acceleration >= 1:
+        why = f"or the centre alone is more than acceleration {a.acceleration:g} leaves"
+        most = f"less than {1 / a.acceleration:.3g}, {why}"
+        yield "center_fraction", f"found {a.center_fraction:g}, allowed: {most}"
+    if (a.file is None) == (a.mask == "file"):
+        yield "file", "goes with mask: file, and only there"
+
+
+def of_projections(a):
+    """(key, what is wrong) of the settings of a CT acquisition that do not go together."""
+    distances = [k for k in ("source_mm", "detector_mm") if getattr(a, k) is not None]
+    if a.geometry == "parallel":
+        for key in [*distances, *(["scanner"] if a.scanner != "none" else [])]:
+            yield key, "means nothing with geometry: parallel; leave it out, or use geometry: fanflat"
+    elif a.scanner == "none" and len(distances) < 2:
+        lacking = "detector_mm" if "source_mm" in distances else "source_mm"
+        yield lacking, "missing; geometry: fanflat needs source_mm and detector_mm, or scanner: aapm"
+    if (a.limited_to is None) == (a.layout == "limited"):
+        yield "limited_to", "goes with layout: limited, and only there, e.g. {layout: limited, limited_to: 120}"
+    whole = a.range or (180 if a.geometry == "parallel" else 360)
+    if a.limited_to is not None and a.limited_to >= whole:
+        yield "limited_to", f"found {a.limited_to:g}, allowed: less than the {whole:g} degrees of range"
+    grid = 180 if whole <= 180 else 360
+    if a.layout == "random" and a.views > grid:
+        yield "views", f"found {a.views}, allowed with layout: random: {grid} or less, the angles to draw from"
+    if a.electronic_noise and a.photons is None:
+        yield "electronic_noise", "needs photons, e.g. photons: 1e5"
+
+
+def try_mask(a, shape, maps, file):
+    """ValueError where the mask cannot be made for k-space of ``shape``, or its centre is too small for coil maps.
+
+    Args:
+        shape: (readout, phase encode) after the crop.
+        file: of the scan; its name seeds a mask of columns.
+    """
+    if a.mask in ("full", "as_measured") or a.mask == "file" and not local(a.file).exists():
+        return  # a missing file is told by the study's check; a report can do without
+    named = a.seed is None and a.mask not in ("file", "gaussian_2d", "poisson")
+    stamp = local(a.file).stat().st_mtime_ns if a.mask == "file" else None
+    if fault := _mask_fault(a, shape, maps, Path(file).name if named else "", stamp):
+        raise ValueError(fault)
+
+
+@cache
+def _mask_fault(a, shape, maps, name, stamp):
+    """What is wrong with a mask, or nothing; ``stamp``: the time of its file."""
+    import numpy as np
+
+    from dipline.acquire import masks
+
+    try:
+        if a.mask == "poisson":  # to draw it takes seconds, and its centre is always large enough
+            fraction = 0.32 / a.acceleration if a.center_fraction is None else a.center_fraction
+            masks.discs(shape, a.acceleration, masks.calibration(shape, fraction))
+            return ""
+        if a.mask == "file":
+            mask, advice = masks.from_file(local(a.file), shape), "widen the centre of the mask"
+        else:
+            seed, advice = masks.seed_of(name) if name else a.seed or 0, "raise center_fraction"
+            mask = masks.drawn(a.mask, shape, a.acceleration, a.center_fraction, seed, a.offset)
+        if not mask.any():
+            return "the mask keeps no sample; change offset, seed or acceleration"
+        if a.holdout:
+            masks.hold_out(mask, a.holdout, np.random.default_rng(0))
+    except ValueError as error:
+        return str(error)
+    columns = np.min(masks.centre_columns(mask))
+    if maps != "espirit" or columns >= 4:
+        return ""
+    found = f"{columns} of {shape[1]} columns are a fully sampled centre"
+    return f"{found}; coil maps need 4, good ones 8: {advice}, or give maps"

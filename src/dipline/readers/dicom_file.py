@@ -1,0 +1,171 @@
+"""One DICOM file: its header as plain values, its image in HU, and names that tell nobody who was scanned, or when.
+
+pydicom's own warnings and errors quote values of the header, so they are never passed on.
+"""
+
+import logging
+import re
+import struct
+import unicodedata
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from pydicom.multival import MultiValue
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+
+from dipline.readers.base import ReadError
+
+PERSONAL = [
+    "PatientName", "PatientID", "OtherPatientIDs", "PatientBirthDate", "AccessionNumber", "InstitutionName",
+    "ReferringPhysicianName", "OperatorsName", "StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate",
+    "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID", "StudyTime",
+    "SeriesTime", "AcquisitionTime", "ContentTime",
+]  # fmt: skip
+NEEDED = [
+    "SOPClassUID", "Modality", "ImageType", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "Rows",
+    "Columns", "BitsAllocated", "PixelRepresentation", "PixelSpacing", "ImagePositionPatient",
+    "ImageOrientationPatient", "SliceThickness", "SpacingBetweenSlices", "GantryDetectorTilt", "RescaleSlope",
+    "RescaleIntercept", "RescaleType", "PixelPaddingValue", "PixelPaddingRangeLimit",
+]  # fmt: skip
+A_DATE = r"(?<!\d)(?:19|20)\d\d[-_.]?(?:0[1-9]|1[0-2])[-_.]?(?:0[1-9]|[12]\d|3[01])(?!\d)"
+MARK = re.compile(r"\d+(?:\.\d+){4,}|" + A_DATE)  # a UID or a date in a file's name
+
+
+# ---------------------------------------------------------------- who and when
+
+
+def plain(text):
+    """Letters and digits alone, without case and accents: ``DOE^Zoë`` and ``doe_zoe`` are the same."""
+    return "".join(c for c in unicodedata.normalize("NFKD", str(text)).casefold() if c.isalnum())
+
+
+def tells(name, words):
+    """Whether a file's or folder's name holds one of a header's words (`plain`) on who and when."""
+    bare = plain(name)
+    return any(word == bare or (len(word) > 2 and word in bare) for word in words)
+
+
+def shown(path, words):
+    """The path as messages may show it: ``*`` for the parts that tell, and for dates and UIDs."""
+    return Path(*("*" if tells(part, words) else MARK.sub("*", part) for part in Path(path).parts))
+
+
+def code(value):
+    """A coded value as messages may show it."""
+    if value is None:
+        return "none"
+    return value if re.fullmatch(r"[A-Z][A-Z0-9_]{1,9}", str(value)) else "unreadable"
+
+
+@contextmanager
+def _quiet():
+    log = logging.getLogger("pydicom")
+    level = log.level
+    log.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
+
+
+# ---------------------------------------------------------------- the header
+
+
+def is_dicom(file):
+    """Whether a file bears DICOM's mark, or cannot be opened to see."""
+    try:
+        with open(file, "rb") as stream:
+            return stream.read(132)[128:] == b"DICM"
+    except OSError:
+        return True
+
+
+def header(file):
+    """{keyword: text, number, list of them, or None} of a file; None where it cannot be read at all.
+
+    ``words``: who and when, `plain`; ``pixels``: (bytes stated, bytes left in the file) of the pixel data, () where the
+    file has none, None where all of it is packed; ``whole``: whether the header is there to its end.
+    """
+    try:
+        with _quiet(), open(file, "rb") as stream:
+            d = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=NEEDED + PERSONAL)
+            head = {key: _value(d, key) for key in NEEDED + PERSONAL}
+            head["syntax"] = UID(d.file_meta.get("TransferSyntaxUID") or "")
+            packed = head["syntax"] == DeflatedExplicitVRLittleEndian
+            head["pixels"] = None if packed else _pixels(stream, *d.original_encoding)
+    except Exception:  # damaged bytes raise errors of any kind
+        return None
+    head["whole"] = head["pixels"] != () and head["SOPClassUID"] is not None
+    words = [text for key in PERSONAL for text in listed(head[key])]
+    words += [w for key in PERSONAL[:2] for text in listed(head[key]) for w in re.split(r"[\^=,\s]+", text)]
+    words += [text.split(".")[0] for key in PERSONAL[-4:] for text in listed(head[key])]  # times without fractions
+    return head | {"words": frozenset(map(plain, words)) - {""}}
+
+
+def listed(value):
+    """The texts of a header's value."""
+    return [] if value is None else [str(v) for v in value] if isinstance(value, list) else [str(value)]
+
+
+def _value(d, key):
+    """``?``: there, but not readable as what it should be."""
+    try:
+        value = d.get(key)
+        many = isinstance(value, MultiValue)
+        found = [v if isinstance(v, int | float) else str(v) for v in (value if many else [value])]
+    except Exception:
+        return "?"
+    return None if value is None or value == "" else found if many else found[0]
+
+
+def _pixels(stream, implicit, little):
+    """`header`'s ``pixels``; the stream stands before the pixel data, if there are any."""
+    start, order = stream.read(12), "<" if little else ">"
+    if len(start) < 12 or struct.unpack(order + "HH", start[:4]) != (0x7FE0, 0x0010):
+        return ()
+    at = stream.tell() - (4 if implicit else 0)
+    return struct.unpack(order + "I", start[4:8] if implicit else start[8:12])[0], stream.seek(0, 2) - at
+
+
+def numbers(head, key, n, where):
+    """`n` finite numbers of the header, float64 (n,), or None where it does not state them."""
+    if head[key] is None:
+        return None
+    try:
+        found = np.array([float(v) for v in listed(head[key])])
+    except ValueError:
+        found = np.zeros(0)
+    if found.shape != (n,) or not np.isfinite(found).all():
+        raise ReadError(f"{where}: {key} is unreadable; allowed finite numbers ({n}); correct it or export again")
+    return found
+
+
+# ---------------------------------------------------------------- the image
+
+
+def packages(syntax):
+    """What to install to decode a compressed transfer syntax."""
+    kind = "openjpeg" if "2000" in syntax.name else "rle" if "RLE" in syntax.name else "libjpeg"
+    return f"pylibjpeg pylibjpeg-{kind}"
+
+
+def hounsfield(s):
+    """HU of a slice, float32 (rows, columns), and where it is padding, bool."""
+    try:
+        with _quiet():
+            stored = pydicom.dcmread(s.file).pixel_array
+    except Exception as problem:
+        packed = s.syntax.is_compressed and s.syntax.is_encapsulated
+        advice = "copy or download it again" + (f", or pip install {packages(s.syntax)}" if packed else "")
+        raise ReadError(
+            f"{s.where}: its image cannot be decoded ({type(problem).__name__}); allowed a whole image; {advice}"
+        ) from None
+    if stored.shape != s.shape:
+        raise ReadError(f"{s.where}: an image of shape {stored.shape}; allowed {s.shape}; export it again")
+    low, high = s.padding or (1, 0)
+    return (stored * s.slope + s.intercept).astype(np.float32), (stored >= low) & (stored <= high)
