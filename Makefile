@@ -31,6 +31,7 @@ test: setup
 
 real: setup
 	$(BIN)/python tests/benchmarks/real_mri.py
+	$(BIN)/python tests/benchmarks/real_ct.py
 
 lint: setup
 	$(BIN)/ruff check .
