@@ -205,12 +205,15 @@ def reconstruct(measurement, out, snapshots, slices, spec, arm, seed, state, inp
 
     By hand: dipline reconstruct m.h5 --out r.h5 --slices 0 --arm 'method: vanilla, iterations: 500'
     """
-    from dipline import blocks as r
+    from dipline import cards
     from dipline import study as s
 
     if spec is None:
         resolved = s.resolve(s.checked_arm(_yaml(arm or "vanilla", "method")))
         spec = json.dumps({"arm": resolved, "device": "auto", "threads": 1})
+    cards.claim(json.loads(spec)["device"])
+    from dipline import blocks as r  # after the card is chosen: it imports torch
+
     snapshots, state = snapshots or _beside(out, ".snapshots.h5"), state or _beside(out, ".state")
     r.block(measurement, out, snapshots, slices, spec, seed, state, inputs)
 
