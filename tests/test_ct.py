@@ -700,7 +700,7 @@ def test_first_step_of_sirt_by_formula():
 def test_sirt_refuses_filtered_rays():
     A, y, _ = problem()
     with pytest.raises(ValueError, match="sirt: .* leave out precondition"):
-        fit(arm("sirt", 3, precondition=0.01), A, y)
+        fit(arm("sirt", 3) | {"precondition": 0.01}, A, y)
 
 
 def test_tv_stays_at_or_above_zero_and_near_the_unconstrained_solution():

@@ -65,7 +65,8 @@ def test_plugin_is_known_and_names_follow_the_seeds():
 def test_describe_equals_what_is_written(tmp_path, body):
     phantom_ct.write("patient_002", tmp_path / "v", body=body, **SMALL)
     said, images = phantom_ct.describe(body=body, **SMALL), [d.pixel_array for d in series(tmp_path / "v")]
-    assert said == {"slices": 2, "shape": [1, 40, 40], "recon_shape": [40, 40], "bytes": 4 * 2 * 40 * 40}
+    width = float(series(tmp_path / "v")[0].PixelSpacing[0])
+    assert said == {"slices": 2, "shape": [1, 40, 40], "recon_shape": [40, 40], "voxel": [width, width, 5], "bytes": 4 * 2 * 40 * 40}
     assert np.shape(images) == (said["slices"], *said["recon_shape"])
 
 
@@ -144,7 +145,7 @@ def test_dicom_reader_returns_what_was_painted(tmp_path, body):
     phantom_ct.write("patient_002", tmp_path / "v", body=body, **SMALL)
     ((_, files),) = dicom.list_volumes(tmp_path / "v").items()
     said, scan = dicom.inspect(files), dicom.load(files, [0, 1])
-    assert {k: said[k] for k in phantom_ct.describe()} == phantom_ct.describe(**SMALL)
+    assert {k: said[k] for k in phantom_ct.describe()} == phantom_ct.describe(body=body, **SMALL)
     painted = np.stack([hu for _, hu in patient(body, 2).volume(**SMALL)])
     inside = np.broadcast_to(hounsfield(series(tmp_path / "v")[0])[1], painted.shape)
     assert np.abs(scan.data - painted)[inside].max() <= 0.5 and (scan.data[~inside] == -1000).all()

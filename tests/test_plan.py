@@ -443,3 +443,36 @@ def test_retry_takes_half_a_score_for_failed(scans):
     store.write_text(b, "[]")
     store.write_text(c, '{"status": "done"}')
     assert preview.remove_failed(Plan.open(plan.root)) == [str(a), str(b)] and c.exists() and not a.exists()
+
+
+# ---------------------------------------------------------------- what CT scans allow
+
+BEAM = {"views": 9, "geometry": "fanflat", "detector_mm": 100}
+
+
+def torsos(**acquisitions):
+    chest = {"reader": "phantom_ct", "params": {"matrix": 32, "slices": 1, "patients": 2}, "acquisitions": acquisitions}
+    return {"study": "s", "datasets": {"chest": chest}, "arms": {"fbp": {"method": "fbp"}}}
+
+
+def test_promise_6_source_within_the_image(tmp_path, monkeypatch):
+    """Design section 6, promise 6. A source 10 mm from the centre of an image of 400 mm passed the check; every job failed."""
+    monkeypatch.chdir(tmp_path)
+    said = "datasets.chest.acquisitions.near.source_mm: found 10, allowed: above 282.843, half the image's diagonal"
+    assert refused(torsos(near=BEAM | {"source_mm": 10}, far=BEAM | {"source_mm": 300})) == [f"{said} of patient_001 (1 more like this)"]
+    Plan.load(torsos(far=BEAM | {"source_mm": 300}))
+
+
+def test_promise_8_one_scan_is_too_large_for_the_scanner(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = torsos(near=BEAM | {"source_mm": 250}, V9={"views": 9})
+    given["arms"]["ref"] = {"method": "ref_guided", "inputs": {"prior": {"arm": "fbp"}}}
+    sizes = {"patient_001": 12.5, "patient_002": 5}
+    entries = {v: {"files": ["x"], "slices": 1, "shape": [1, 32, 32], "voxel": [mm, mm, 5]} for v, mm in sizes.items()}
+    plan = Plan(studies.load(given), {"chest": {"volumes": entries}}, "results/s")
+    assert plan.faults == [] and len(plan.possible) == 8
+    lost = {(j.volume, j.acq, j.arm) for j in plan.possible} - {(j.volume, j.acq, j.arm) for j in plan.jobs}
+    assert lost == {("patient_001", "near", "fbp"), ("patient_001", "near", "ref")}
+    assert [line.split(", half")[0] for line in plan.missing()] == [
+        "chest/patient_001: acquisition near: source_mm: found 250, allowed: above 282.843"
+    ]

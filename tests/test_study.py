@@ -149,7 +149,7 @@ def test_the_base_of_these_tests_is_right():
 @pytest.mark.parametrize("name", MESSAGES)
 def test_message(name, monkeypatch):
     monkeypatch.delenv("NOT_SET", raising=False)
-    message = only(MESSAGES[name]["change"])
+    message = only(MESSAGES[name].get("and", "{}"), MESSAGES[name]["change"])
     expected = MESSAGES[name]["says"].replace("<methods>", METHODS).replace("<arm keys>", ARM_KEYS)
     if expected.endswith("…"):
         assert message.startswith(expected.removesuffix("…"))
@@ -384,6 +384,33 @@ arms:
     assert len(found) == len(expected), found
 
 
+def test_promise_6_settings_of_ct_that_do_not_go_together():
+    """Design section 6, promise 6. Each of these passed the check, and then every job of the arm failed for the same reason; a variant
+    that spares the acquisitions concerned is right."""
+    text = """
+datasets:
+  brain: {acquisitions: {R8: {mask: random, acceleration: 8, noise_snr: .nan}}}
+  chest: {reader: phantom_ct, acquisitions: {V8: {views: 8}, V1: {views: 1}, hot: {views: 9, photons: 1.0e+30}}}
+arms:
+  poisson: {method: vanilla, datasets: [chest], data_term: poisson, per_acquisition: {V8: {precondition: 0.05}}}
+  spared: {method: vanilla, datasets: [chest], stop: holdout, per_acquisition: {V1: {stop: fixed}, hot: {iterations: 99}}}
+  holdout: {method: vanilla, datasets: [chest], stop: holdout}
+  sirt: {method: sirt, precondition: 0.05}
+  seq: {method: aseq, params: {z_update: dc_output, lr: -1}}
+  tv: {datasets: [brain, chest], params: {nonneg: true}}
+"""
+    found = problems(text)
+    expected = [
+        "datasets.brain.acquisitions.R8.noise_snr: found nan", "datasets.chest.acquisitions.hot.photons: found 1e+30",
+        "arms.poisson.per_acquisition.V8.precondition: found 0.05", "arms.holdout.stop: found holdout, allowed on dataset chest at V1",
+        "arms.sirt.precondition: found 0.05", "arms.seq.params.lr: found -1", "arms.seq.params.z_update: found 'dc_output'",
+        "arms.tv.params.nonneg: found true, allowed on dataset brain",
+    ]  # fmt: skip
+    for start in expected:
+        assert sum(p.startswith(start) for p in found) == 1, (start, found)
+    assert len(found) == len(expected), found
+
+
 def test_no_problem_that_only_follows_from_another():
     """A dataset that is broken is not also reported as missing by every arm that names it."""
     found = problems(
@@ -474,6 +501,8 @@ def test_a_file_of_maps_means_that_they_are_given():
 def test_arm_outside_a_study():
     with pytest.raises(StudyError) as error:
         studies.checked_arm({"method": "vanilla", "iterations": "many", "paramz": {}})
+    with pytest.raises(StudyError, match="arm: precondition: found 0.1, allowed: 0: sirt needs rays"):
+        studies.checked_arm({"method": "sirt", "precondition": 0.1})
     assert sorted(error.value.problems) == [
         "arm: iterations: found 'many', allowed: a whole number",
         f'arm: paramz: unknown; did you mean "params"? (allowed: {ARM_KEYS})',

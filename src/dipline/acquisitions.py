@@ -34,6 +34,14 @@ def essence(a):
     return tuple(sorted(found.items()))
 
 
+def facts(a):
+    """{key: value} of an acquisition as plug-ins refuse them; ``views`` are those that an arm sees."""
+    from dipline.acquire.views import held_out
+
+    found = a.model_dump()
+    return found | ({} if isinstance(a, Cartesian) else {"views": a.views - held_out(a.views, a.holdout)})
+
+
 def of_mask(a):
     """(key, what is wrong) of the settings of a Cartesian acquisition that do not go together."""
     if a.mask == "full" and a.holdout:
@@ -73,6 +81,13 @@ def of_projections(a):
         yield "views", f"found {a.views}, allowed with layout: random: {grid} or less, the angles to draw from"
     if a.electronic_noise and a.photons is None:
         yield "electronic_noise", "needs photons, e.g. photons: 1e5"
+
+
+def try_rays(a, shape, pixel):
+    """ValueError where an image of ``shape`` (rows, columns), its pixels in mm, cannot be projected so."""
+    from dipline.acquire import views
+
+    views.geometry(shape, pixel, **a.model_dump())
 
 
 def try_mask(a, shape, maps, file):

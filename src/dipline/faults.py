@@ -6,6 +6,7 @@ Options of plug-ins are checked against the literals in the plug-ins' files (``r
 import copy
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -26,6 +27,7 @@ from dipline.study import (
     Study,
     local,
     named,
+    resolve,
     split,
     variant,
 )
@@ -103,7 +105,8 @@ def in_arm(config):
     """(an arm outside a study, all its problems)"""
     try:
         arm = Arm.model_validate(config)
-        return arm, list(_variant_problems(arm, registry.get("methods", arm.method)))
+        found = list(_variant_problems(arm, registry.get("methods", arm.method)))
+        return arm, found + [f"{key}: {fault}" for key, fault in _refused(arm, {})]
     except ValidationError as error:
         return None, [f"{key}: {text}" for key, text in _said(error, Arm, config)]
     except registry.UnknownPlugin as error:
@@ -172,7 +175,7 @@ EXAMPLES = {
 }  # fmt: skip
 KINDS = {
     "int": "a whole number", "float": "a number", "bool": "true or false", "string": "text", "list": "a list",
-    "dict": "{name: …}",
+    "dict": "{name: …}", "finite": "a finite number",
 }  # fmt: skip
 BOUNDS = {
     "greater_than_equal": "{ge:g} or more", "greater_than": "more than {gt:g}", "less_than": "less than {lt:g}",
@@ -251,6 +254,7 @@ def _problems(study):
     acqs = {a for d in study.datasets.values() for a in d.acquisitions}
     for name, arm in study.arms.items():
         yield from (f"arms.{name}.{p}" for p in _arm_problems(study, name, arm, acqs))
+        yield from (f"arms.{name}.{p}" for p in _refusals(study, name, arm))
     yield from _cycles(study)
     if study.baseline and study.baseline not in study.arms:
         yield f"baseline: {_no('arm', study.baseline, study.arms)}"
@@ -432,6 +436,46 @@ def _variant_problems(arm, method, over=None):
         window = 1 if faults else max(values.get(k, 1) for k in ("window", "min_iterations", "smooth"))
         if window > iterations:
             yield f"iterations: found {iterations}, but {key} {chosen} looks at {window}; allowed: {window} or more"
+
+
+def _refusals(study, name, arm):
+    """Settings that a plug-in refuses, each alone allowed, on the datasets and under the acquisitions where the arm runs."""
+    known = [d for d, dataset in study.datasets.items() if dataset.reader in registry.plugins("readers")]
+    for d in known if arm.method in registry.plugins("methods") else []:
+        for acq in study.datasets[d].acquisitions if study.solves(name, d) else []:
+            over = arm.per_acquisition.get(acq, {})
+            with suppress(ValidationError):  # faults of their own, which are told
+                about = acquisitions.facts(study.acquisition(d, acq)) | {"modality": study.modality(d)}
+                for key, fault in _refused(Arm(**variant(arm, over)), about, f" on dataset {d}", f" at {acq}"):
+                    first, _, option = key.partition(".")
+                    own = first in over and (not option or first != "params" or option in over["params"])
+                    yield f"{f'per_acquisition.{acq}.' * own}{key}: {fault}"
+
+
+def _refused(arm, about, dataset="", acq=""):
+    """[(key of the arm, what was found and what is allowed)] of what its plug-ins refuse.
+
+    ``about``: what is known of acquisition and modality; words for both stand where the refusal depends on them.
+    """
+    try:
+        resolved = resolve(arm)
+    except (registry.UnknownPlugin, ValueError):
+        return []  # told elsewhere
+    params = {f"params.{key}": value for key, value in resolved["params"].items()}
+    context = about | resolved | params
+    used = [("method", "methods", resolved["method"])]
+    used += [("stop", "stopping", name) for name in resolved["stop"]]
+    used += [(f"watch[{i}]", "stopping", name) for i, rule in enumerate(resolved["watch"]) for name in rule]
+    used += [("network", "networks", name) for name in resolved["network"] or {}]
+    used += [("method", "physics", PHYSICS[about["modality"]])] if "modality" in about else []
+    found = []
+    for place, kind, name in used:
+        for keys, allowed in registry.refusals(registry.get(kind, name), context):
+            key, foreign = keys[0], set(keys) - resolved.keys() - params.keys()
+            where = dataset * bool(foreign or kind == "physics") + acq * bool(foreign - {"modality"})
+            value = name if key in foreign else _shown(context[key])
+            found.append((place if key in foreign else key, f"found {value}, allowed{where}: {allowed}"))
+    return found
 
 
 def _input_problems(study, name, given):

@@ -33,8 +33,7 @@ def measured(scan, file, volume, spec):
         raise ValueError(f"{file}: pixels of {scan.voxel[0]:g} x {scan.voxel[1]:g} mm, allowed: square ones; resample first")
     geometry = views.geometry(scan.data.shape[-2:], float(scan.voxel[0]), **a)
     kept_views = np.zeros(a["views"], bool)
-    if a["holdout"]:
-        count = min(max(1, round(a["holdout"] * a["views"])), a["views"] - 1)
+    if count := views.held_out(a["views"], a["holdout"]):
         rng = np.random.default_rng(noise.seed_of(volume, a, "holdout"))
         kept_views[rng.choice(a["views"], count, replace=False)] = True
     content, kept = {}, {}

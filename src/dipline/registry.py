@@ -6,6 +6,8 @@ tasks) are literals at the top of its file. They are read from the syntax tree, 
     PARAMETERS  {"lr": 3e-4, "input": ("uniform", "zero_filled")}; a tuple: the allowed values, the first is the default
     BOUNDS      {"lr": "> 0", "fraction": "> 0, < 1"}, of a number or of the items of a list; without: not negative, and a
                 whole number not 0 either, where the default is so
+    REFUSES     [({"precondition": "> 0", "modality": "ct"}, "0: …")]: settings that do not go together, of an arm, its
+                acquisition (``views`` are those that an arm sees) and the modality, with what is allowed of the first
     EQUAL       lists of one length, e.g. ("widths", "skip_widths")
     CLASS       methods: regularised | early stopping | re-parameterised | pre-trained | classical
     TASKS       modalities that a method can solve; absent: all
@@ -151,6 +153,22 @@ def _fault(value, default, bounds=None):
     if bounds is None and isinstance(default, int | float) and not isinstance(default, bool) and default >= 0:
         bounds = ">= 1" if isinstance(default, int) and default > 0 else ">= 0"
     return None if isinstance(default, list) else _outside(value, bounds)
+
+
+def refusals(plugin, context):
+    """[(keys, what is allowed of the first)] of the plug-in's REFUSES of which all conditions hold in ``context``, {key: value}."""
+    return [
+        (list(conditions), allowed)
+        for conditions, allowed in plugin.get("REFUSES", ())
+        if all(key in context and _meets(context[key], wanted) for key, wanted in conditions.items())
+    ]
+
+
+def _meets(value, wanted):
+    """Whether a value is the one that is wanted or, where that is a bound such as ``"> 0"``, within it."""
+    if isinstance(wanted, str) and wanted[:1] in ("<", ">"):
+        return value is not None and _outside(value, wanted) is None
+    return value == wanted
 
 
 COMPARED = {

@@ -27,6 +27,7 @@ Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Length = Annotated[float, Field(gt=0)]
+Photons = Annotated[float, Field(gt=0, le=1e15)]  # far more than any tube gives; beyond 1e18 no Poisson number can be drawn
 Seeds = Annotated[list[Count], Field(min_length=1)]
 
 
@@ -44,7 +45,7 @@ def local(path):
 
 
 class Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class First(Model):
@@ -131,7 +132,7 @@ class Projections(Model):
     layout: Literal["equispaced", "random", "limited"] = "equispaced"
     limited_to: Annotated[float, Field(gt=0, lt=360)] | None = Field(None, description="degrees; with layout: limited")
     seed: Count = 0
-    photons: Length | None = Field(None, description="I0, photons per ray; default: no noise")
+    photons: Photons | None = Field(None, description="I0, photons per ray; default: no noise")
     electronic_noise: Annotated[float, Field(ge=0)] = Field(0.0, description="standard deviation in counts")
     inverse_crime: bool = Field(False, description="project with the operator's own grid, as some papers do")
     holdout: Fraction | None = Field(None, description="part of the views kept from the arms, to judge by")
@@ -146,8 +147,12 @@ class Projections(Model):
         grid = "projected with the operator's own grid (inverse crime)" if self.inverse_crime else "projected on a finer grid"
         return [f"{self.views} views {spread[self.layout]}", fan if self.geometry == "fanflat" else "parallel beam", noise, grid]
 
-    def try_on(self, shape, maps, file):
-        """A sinogram of any number of views can be made from any volume."""
+    def try_on(self, shape, maps, file, voxel=None):
+        """ValueError, key first, where a volume of ``shape`` cannot be projected so; without its ``voxel`` nobody can tell."""
+        from dipline import acquisitions
+
+        if voxel:
+            acquisitions.try_rays(self, shape[-2:], voxel[0])
 
     def faults(self):
         """(key, what is wrong) of settings that do not go together."""

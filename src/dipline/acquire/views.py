@@ -81,6 +81,11 @@ def geometry(shape, pixel_mm, views, *, geometry="parallel", scanner="none", sou
     }  # fmt: skip
 
 
+def held_out(views, share):
+    """How many of the views are kept from every arm, to judge by; at least one is left."""
+    return min(max(1, round(share * views)), views - 1) if share else 0
+
+
 def projector(geometry, gpu=False):
     """The id of an ASTRA projector, which the caller deletes. Of ASTRA's CPU projectors these agree best with exact line integrals."""
     import astra

@@ -17,6 +17,7 @@ CITE = ("gilbert1972", "gregor2008")
 RANDOM = False
 ITERATIONS = 200
 PARAMETERS = {"nonneg": True}
+REFUSES = [({"precondition": "> 0"}, "0: sirt needs rays without negative weights; leave it out, or use cgls")]
 
 
 class Sirt(Method):

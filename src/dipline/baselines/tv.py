@@ -17,6 +17,7 @@ CITE = ("rudin1992", "chambolle2011", "ong2019")
 RANDOM = False
 ITERATIONS = 300
 PARAMETERS = {"lam": 0.003, "nonneg": False}
+REFUSES = [({"params.nonneg": True, "modality": "mri"}, "false: images are complex; leave it out, or narrow the arm with `datasets:`")]
 
 
 class TotalVariation(SigpySolver):

@@ -20,6 +20,12 @@ NETWORK = {"unet": {}}
 ITERATIONS = 4000
 PARAMETERS = {"lr": 1e-4, "lam": 1.0, "inner": 2, "z_update": ("output", "dc_output")}
 BOUNDS = {"lr": "> 0"}
+REFUSES = [
+    (
+        {"params.z_update": "dc_output", "modality": "ct"},
+        "output: rays are no samples that can be replaced in an image; change it, or narrow the arm with `datasets:`",
+    )
+]
 
 
 class ASeq(Method):

@@ -23,6 +23,7 @@ from dipline.physics.matrix import applied, projector
 
 CITE = ("vanaarle2016", "kak1988", "sauer1993")
 DATA_TERMS = ("least_squares", "weighted", "poisson")
+REFUSES = [({"precondition": "> 0", "data_term": "poisson"}, "0 with data_term: poisson, which counts single rays; leave one out")]
 
 GEOMETRY = ("angles", "detector", "distances", "pixel", "image_shape", "view_shape")
 STEEPEST = 20.0  # beyond so many line integrals below the data the likelihood goes on as a straight line: no overflow at a wild start

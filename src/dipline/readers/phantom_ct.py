@@ -100,10 +100,11 @@ def names(**params):
 
 
 def describe(**params):
-    """What ``inspect`` says of a scan that is read: numbers of slices, shapes, bytes."""
+    """What ``inspect`` says of a scan that is read: numbers of slices, shapes, voxels in mm, bytes."""
     p = _settings(params)
     s, n = p["slices"], p["matrix"]
-    return {"slices": s, "shape": [1, n, n], "recon_shape": [n, n], "bytes": 4 * s * n * n}
+    voxel = [BODIES[p["body"]].fov / n] * 2 + [SPACING]
+    return {"slices": s, "shape": [1, n, n], "recon_shape": [n, n], "voxel": voxel, "bytes": 4 * s * n * n}
 
 
 def lesions(seed, body):

@@ -14,6 +14,10 @@ from dipline.stopping.base import Patient
 CITE = ("yaman2022",)
 WATCHABLE = False  # it takes samples away from the arm
 PARAMETERS = {"fraction": 0.05, "smooth": 21, "patience": 200, "min_iterations": 50, "margin": 0.0, "refit": False}
+REFUSES = [
+    ({"views": "< 2"}, "another rule: of one view none can be left out"),
+    ({"mask": "full"}, "another rule: with mask: full every sample lies in the calibration centre, and none can be left out"),
+]
 BOUNDS = {"fraction": "> 0, < 1", "margin": ">= 0, < 1"}
 
 
