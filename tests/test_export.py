@@ -52,6 +52,25 @@ def test_affine_starts_at_the_first_chosen_slice(exported):
     assert image.header.get_xyzt_units()[0] == "mm"
 
 
+def tilted(degrees):
+    """The affine of a series whose gantry leans: slices shifted along the rows' axis, (column, row, slice) to mm."""
+    affine = np.array(AFFINE)
+    affine[1, 2] = affine[2, 2] * np.tan(np.deg2rad(degrees))
+    return affine
+
+
+@pytest.mark.parametrize("degrees, code", [(0, 1), (15, 0), (0.5, 0)])
+def test_qform_is_there_only_where_it_is_right(tmp_path, degrees, code):
+    """A qform holds no shear. That of a series with a tilted gantry was another place than its sform, and said to be as good."""
+    export._nifti(tmp_path / "x.nii.gz", np.zeros((9, 6, 5), np.float32), list(range(9)), tilted(degrees))
+    image = nib.load(tmp_path / "x.nii.gz")
+    qform, found = image.get_qform(coded=True)
+    assert found == code and image.get_sform(coded=True)[1] == 1
+    assert (qform is None) == (code == 0) and (qform is None or np.allclose(qform, image.affine, atol=1e-4))
+    np.testing.assert_allclose(image.affine, tilted(degrees), atol=1e-5)
+    np.testing.assert_allclose(image.header.get_zooms()[:2], [2.0, 2.5])
+
+
 def test_fastmri_finds_predictions_by_the_names_of_the_targets(exported, tmp_path):
     """Volumes were called <dataset>_<volume>_<acq>_seed<k>.h5: fastMRI's evaluate.py, which opens predictions / target.name,
     found none of them."""

@@ -64,6 +64,8 @@ def _nifti(path, stack, chosen, affine):
     image.header.set_xyzt_units("mm")
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1)
+    if not np.allclose(image.get_qform(), affine, atol=1e-4):  # a tilted gantry: a qform holds no shear
+        image.set_qform(None, code=0)
     with (
         store.written(path) as part,
         open(part, "wb") as f,
