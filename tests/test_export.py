@@ -62,7 +62,7 @@ def tilted(degrees):
 @pytest.mark.parametrize("degrees, code", [(0, 1), (15, 0), (0.5, 0)])
 def test_qform_is_there_only_where_it_is_right(tmp_path, degrees, code):
     """A qform holds no shear. That of a series with a tilted gantry was another place than its sform, and said to be as good."""
-    export._nifti(tmp_path / "x.nii.gz", np.zeros((9, 6, 5), np.float32), list(range(9)), tilted(degrees))
+    export._nifti(tmp_path / "x.nii.gz", np.zeros((9, 6, 5), np.float32), list(range(9)), [], tilted(degrees), 0.0)
     image = nib.load(tmp_path / "x.nii.gz")
     qform, found = image.get_qform(coded=True)
     assert found == code and image.get_sform(coded=True)[1] == 1
@@ -89,7 +89,7 @@ def test_hdf5_is_what_fastmri_reads(exported):
     with h5py.File(f"{base(plan, job)}.h5") as f:
         assert f["reconstruction"].shape == (2, *SIZE) and f["reconstruction"].dtype == np.float32
         assert not f["reconstruction"][0].any() and f["reconstruction"][1].any()
-        assert f.attrs["slices"].tolist() == [1, 2] and f.attrs["failed_slices"].tolist() == [1]
+        assert f.attrs["slices"].tolist() == [1, 2] and f.attrs["failed_slices"].tolist() == [1] and f.attrs["fill"] == 0
 
 
 def test_ct_is_in_hu_where_the_scan_lies(tmp_path, monkeypatch):
@@ -105,6 +105,29 @@ def test_ct_is_in_hu_where_the_scan_lies(tmp_path, monkeypatch):
     assert image.affine[2, 3] == AFFINE[2][3] + min(views) * AFFINE[2][2]
     with h5py.File(f"{base(plan, job)}.h5") as f:
         assert f.attrs["units"] == "HU" and f["reconstruction"][1, 11, 7] == views[max(views)][11, 7]
+
+
+def test_slices_without_an_image_are_air(tmp_path, monkeypatch):
+    """Slices that failed, or that nobody chose, stood in exported CT volumes as blocks of 0 HU: water, where a viewer shows tissue."""
+    monkeypatch.chdir(tmp_path)
+    torso = TORSO | {"slices": [0, 1, 3]}
+    plan = folder(datasets={"torso": torso}, arms={"tv": ARMS["tv"]}, seeds=[0])
+    job = Job("torso", "patient_001", "V30", "tv", 0)
+    file = plan.recons(job)[1]
+    head, images = store.read(file)
+    store.write(file, {1: {"status": "failed", "reason": "diverged"}}, head | {"status": "failed"})
+    assert list(images) == [1]
+    export.volumes(plan)
+    image = nib.load(f"{base(plan, job)}.nii.gz")
+    data = np.asarray(image.dataobj)
+    assert [bool((data[:, :, s] == -1000).all()) for s in range(4)] == [False, True, True, False]
+    assert bytes(image.header["descrip"]).rstrip(b"\0") == b"no image, filled with -1000: 2 slice(s): 1,2"
+    with h5py.File(f"{base(plan, job)}.h5") as f:
+        assert f["reconstruction"].shape[0] == 3 and (f["reconstruction"][1] == -1000).all()
+        assert f.attrs["fill"] == -1000 and f.attrs["failed_slices"].tolist() == [1] and f.attrs["slices"].tolist() == [0, 1, 3]
+    whole = nib.load(f"{base(plan, job._replace(volume='patient_002'))}.nii.gz")
+    assert bytes(whole.header["descrip"]).rstrip(b"\0") == b"no image, filled with -1000: 1 slice(s): 2"
+    assert len(export._description(list(range(0, 999, 2)), -1000.0)) < 80
 
 
 def test_equal_images_give_equal_bytes(exported):

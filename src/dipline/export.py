@@ -4,8 +4,9 @@
     volumes/<arm>/<dataset>/<acq>/seed<k>/<volume>.h5        dataset `reconstruction` (slices, rows, columns)
 
 A folder of HDF5 files is what fastMRI's own evaluate.py takes as its predictions: it pairs them with the targets by file
-name, and compares whole volumes (`slices: all`). The same images give the same bytes. A slice that failed is zero; the
-HDF5 file lists it under `failed_slices`. CT is in HU.
+name, and compares whole volumes (`slices: all`). The same images give the same bytes. CT is in HU. A slice without an
+image (it failed, or lies between chosen ones that are not evenly spaced) is zero, in CT air: 0 HU would be water. The
+HDF5 file has what failed under `failed_slices` and the number under `fill`; the NIfTI file has both in its description.
 """
 
 import gzip
@@ -15,6 +16,7 @@ import nibabel as nib
 import numpy as np
 
 from dipline import store
+from dipline.hounsfield import AIR
 from dipline.report import tables
 
 
@@ -28,15 +30,17 @@ def volumes(plan):
         if len(shapes) != 1:  # no result, or slices that are no volume
             continue
         chosen = plan.volumes[job.dataset][job.volume]["chosen"]
-        stack = np.zeros((len(chosen), *shapes.pop()), np.float32)
+        head = tables.attributes(plan.measurement(job.dataset, job.volume, job.acq))
+        fill = AIR if plan.study.modality(job.dataset) == "ct" else 0.0
+        stack = np.full((len(chosen), *shapes.pop()), fill, np.float32)
         for i, index in enumerate(chosen):
             if index in views:
                 stack[i] = views[index]["view"]
-        head = tables.attributes(plan.measurement(job.dataset, job.volume, job.acq))
         folder = plan.root / "volumes" / job.arm / job.dataset / job.acq / f"seed{job.seed}"
         nifti, hdf5 = folder / f"{job.volume}.nii.gz", folder / f"{job.volume}.h5"
-        _nifti(nifti, stack, chosen, np.array(head.get("affine", np.eye(4)), float))
-        _hdf5(hdf5, stack, chosen, [s for s in chosen if s not in views], head)
+        failed = [s for s in chosen if s not in views]
+        _nifti(nifti, stack, chosen, failed, np.array(head.get("affine", np.eye(4)), float), fill)
+        _hdf5(hdf5, stack, chosen, failed, fill, head)
         written += [str(nifti), str(hdf5)]
     return written
 
@@ -56,11 +60,13 @@ def geometry(chosen, affine):
     return at, at[-1] + 1, out
 
 
-def _nifti(path, stack, chosen, affine):
+def _nifti(path, stack, chosen, failed, affine, fill):
     at, depth, affine = geometry(chosen, affine)
-    data = np.zeros((stack.shape[2], stack.shape[1], depth), np.float32)
+    data = np.full((stack.shape[2], stack.shape[1], depth), fill, np.float32)
     data[:, :, at] = stack.transpose(2, 1, 0)
     image = nib.Nifti1Image(data, affine)
+    there = {place for place, index in zip(at, chosen, strict=True) if index not in failed}
+    image.header["descrip"] = _description(sorted(set(range(depth)) - there), fill)
     image.header.set_xyzt_units("mm")
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1)
@@ -74,8 +80,18 @@ def _nifti(path, stack, chosen, affine):
         z.write(image.to_bytes())
 
 
-def _hdf5(path, stack, chosen, failed, head):
+def _description(empty, fill):
+    """Which slices of a NIfTI volume, counted from 0, hold no image; the header has room for 79 characters."""
+    if not empty:
+        return ""
+    said = f"no image, filled with {fill:g}: {len(empty)} slice(s)"
+    named = f"{said}: {','.join(map(str, empty))}"
+    return named if len(named) < 80 else said
+
+
+def _hdf5(path, stack, chosen, failed, fill, head):
     with store.written(path) as part, h5py.File(part, "w", track_order=False) as f:
         f.create_dataset("reconstruction", data=stack, track_times=False)
         f.attrs["slices"], f.attrs["failed_slices"] = np.array(chosen, int), np.array(failed, int)
+        f.attrs["fill"] = fill
         f.attrs["units"] = str(head.get("units", ""))
