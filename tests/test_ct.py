@@ -633,6 +633,29 @@ def test_a_network_fits_every_data_term(data):
     assert result.losses[-1][1] < 0.5 * result.losses[0][1] and relative(result.image, image) < 0.6
 
 
+def test_the_loop_fits_the_data_term_of_its_arm():
+    """The loop could ignore `data_term` altogether, and every test passed: all three arms then gave one image."""
+    loop.set_up("cpu", 1)
+    A, y, _ = problem(photons=300, number=20)
+    images = {}
+    for kind in ct.DATA_TERMS:
+        given = arm("vanilla", 15, kind, network="skip", params={"lr": 5e-3, "input": "zero_filled"})
+        run = loop.Run(y, A, given, 0, {}, given["stop"], 15)
+        x = run.method.loss(0)[1].detach() * run.scale
+        r, n = (A(x) - y).double() / run.scale, A.counts.double() / A.counts.double().mean()
+        d = A.length * run.scale * r
+        want = {
+            "least_squares": r.square().sum(), "weighted": (n * r.square()).sum(),
+            "poisson": (n * (torch.exp(-d) - 1 + d)).sum() * 2 / (A.length * run.scale) ** 2,
+        }  # fmt: skip
+        assert float(run.step()) == pytest.approx(float(want[kind]), rel=1e-4)
+        images[kind] = fit(given, A, y).image
+        apart = sorted(map(float, want.values()))
+        assert apart[1] > 1.05 * apart[0] and apart[2] > 1.05 * apart[1], "three numbers that no rounding makes equal"
+    for one, other in (("least_squares", "weighted"), ("weighted", "poisson"), ("least_squares", "poisson")):
+        assert relative(images[one], images[other]) > 1e-3
+
+
 def test_holdout_takes_views_away():
     A, y, _ = problem(number=20)
     given = arm("vanilla", 12, network="skip", stop={"holdout": {"smooth": 2, "min_iterations": 4, "patience": 5}})
