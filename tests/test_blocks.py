@@ -12,6 +12,7 @@ from problems import disc_problem, small_arm
 
 import dipline
 from dipline import blocks, loop, registry, store
+from dipline.acquire import views
 from dipline.study import StudyError
 
 FINGERPRINT = Path(__file__).parent / "reference" / "engine.json"
@@ -175,6 +176,46 @@ def test_an_error_of_the_program_leaves_its_trace_in_the_log(measurement, tmp_pa
     assert head["status"] == "failed" and "could not be broadcast" in images[0]["reason"]
     out = capsys.readouterr().out
     assert "Traceback" in out and "test_blocks.py" in out and "slice 0 failed: operands" in out
+
+
+def ct_measurement(file, n=32):
+    """A CT measurement of three slices, of the size of the MRI one."""
+    g = views.geometry((n, n), 1.0, 6)
+    content = {s: {"sinogram": np.full((6, int(g["detector"][0])), 0.3, np.float32)} for s in (0, 1, 2)}
+    store.write(file, content, {"kind": "measurement", "status": "done", "reason": "", "physics": "ct"}, g)
+    return file
+
+
+@pytest.mark.parametrize("kind", ["measurement", "recon", "file"])
+def test_a_complex_prior_on_ct_is_a_failed_slice(measurement, tmp_path, kind):
+    """An MRI image as the prior of a CT run lost its imaginary part, with nothing but a warning of torch's in the log."""
+    prior = {"measurement": measurement, "recon": tmp_path / "r.h5", "file": tmp_path / "p.npy"}[kind]
+    scan = ct_measurement(tmp_path / "c.h5")
+    if kind == "recon":
+        block(measurement, tmp_path, [0], small_arm("zero_filled"))
+    np.save(tmp_path / "p.npy", np.full((32, 32), 1 + 1j, np.complex64))
+    given = {"prior": {"kind": kind, "file": str(prior), "slice": 0}}
+    (tmp_path / "out").mkdir()
+    image = block(scan, tmp_path / "out", [0], small_arm("ref_guided", 3), given=given)[1][0]
+    assert image["reason"].startswith(f"{prior}: found an image that is complex (MRI), needed: real (CT); give one of the same")
+
+
+def test_a_ct_prior_on_mri(measurement, tmp_path):
+    """A measurement of CT is refused; of a file nobody knows where it comes from, and a real image may be the magnitude of an MRI one."""
+    given = {"prior": {"kind": "measurement", "file": str(ct_measurement(tmp_path / "c.h5")), "slice": 0}}
+    image = block(measurement, tmp_path, [0], small_arm("ref_guided", 3), given=given)[1][0]
+    assert "found an image that is real (CT), needed: complex (MRI)" in image["reason"]
+    np.save(tmp_path / "p.npy", np.ones((32, 32), np.float32))
+    given = {"prior": {"kind": "file", "file": str(tmp_path / "p.npy"), "slice": 0}}
+    assert block(measurement, tmp_path, [0], small_arm("ref_guided", 3), given=given)[1][0]["status"] == "done"
+
+
+def test_python_refuses_a_complex_prior_on_ct():
+    A, y = registry.get("physics", "ct").load().build(views.geometry((32, 32), 1.0, 6) | {"sinogram": np.full((6, 46), 0.3)})
+    arm = {"method": "ref_guided", "network": small()["network"], "iterations": 2}
+    with pytest.raises(ValueError, match=r"inputs: prior: found an image that is complex \(MRI\), needed: real"):
+        dipline.reconstruct(y, A, arm, inputs={"prior": np.ones((1, 32, 32), np.complex64)})
+    assert dipline.reconstruct(y, A, arm, inputs={"prior": np.ones((1, 32, 32), np.float32)}).iterations == 2
 
 
 def test_a_prior_without_that_slice_is_a_failed_slice(measurement, tmp_path, capsys):

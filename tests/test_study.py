@@ -224,6 +224,16 @@ def test_prior_of_the_scored_scan_is_refused(prior, more):
         studies.load(config)
 
 
+def test_prior_of_another_modality_is_refused():
+    """A T1 image as the prior of CT lost its imaginary part, with a warning of torch's in the log and no word to the user."""
+    chest = "datasets: {chest: {reader: phantom_ct, acquisitions: {V9: {views: 9}}}}"
+    message = only(chest, "arms: {ref: {datasets: [brain, chest]}}")
+    assert message.startswith("arms.ref.inputs.prior.dataset: t1 is mri, but ref runs on chest, which is ct: ")
+    both = "arms: {dip: {datasets: [brain, chest]}, ref: {datasets: [brain], inputs: {prior: {arm: dip, dataset: chest}}}}"
+    assert only(chest, both).startswith("arms.ref.inputs.prior.dataset: chest is ct, but ref runs on brain, which is mri: ")
+    studies.load(changed(chest))
+
+
 @pytest.mark.parametrize("inner", [".", "sub"])
 def test_prior_from_the_same_folder_is_refused(inner, tmp_path):
     (tmp_path / "sub").mkdir()

@@ -30,12 +30,15 @@ def reconstruct(y, A, arm, seed=0, inputs=None, say=None):
         loop.Result: ``image`` (parts, H, W) in the units of the data, curves, snapshots.
 
     Raises:
-        study.StudyError: a wrong arm. loop.Diverged: with the reason. TypeError: data that are no array.
+        study.StudyError: a wrong arm. loop.Diverged: with the reason. TypeError: data that are no array. ValueError: an input of
+        another modality.
     """
     arm = {"method": arm} if isinstance(arm, str) else arm
     resolved = study.resolve(study.checked_arm(arm))
     y, inputs = _tensor("y", y, A), {n: _tensor(f"inputs: {n}", x, A) for n, x in (inputs or {}).items()}
     _complete(resolved, inputs)
+    for name, image in inputs.items():
+        _same_kind(f"inputs: {name}", image, A, real_will_do=True)
     with loop.borrowed(y.device.type, torch.get_num_threads()):
         return fit(y, A, resolved, seed, inputs, say=say or (lambda line: None))
 
@@ -173,7 +176,16 @@ def _input(given, index, A):
     if tuple(image.shape[-2:]) != tuple(A.domain[-2:]):
         needed = f"{tuple(A.domain[-2:])}, the size of the scan after its crop"
         raise ValueError(f"{given['file']}: an image of {tuple(image.shape[-2:])}, needed: {needed}")
+    _same_kind(given["file"], image, A, real_will_do=given["kind"] == "file")
     return image.reshape(-1, *image.shape[-2:])[: A.domain[0]].to(A.dtype)
+
+
+def _same_kind(name, image, A, real_will_do=False):
+    """ValueError for an image of another modality: of a complex one, half would be lost where the operator takes real ones."""
+    if image.is_complex() != A.complex and not (A.complex and real_will_do):
+        of = ["real (CT)", "complex (MRI)"]
+        needed = f"{of[A.complex]}; give one of the same modality"
+        raise ValueError(f"{name}: found an image that is {of[image.is_complex()]}, needed: {needed}")
 
 
 def _device_name(device):

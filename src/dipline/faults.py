@@ -504,6 +504,12 @@ def _input_problems(study, name, given):
         if known and not study.solves(given.arm, source):
             advice = f"name an arm that does, or narrow {name} with `datasets:`"
             yield f".arm: {given.arm} does not run on dataset {source}; {advice}"
+    for d in scored if given.dataset else []:
+        if None not in (kinds := (study.modality(given.dataset), study.modality(d))) and kinds[0] != kinds[1]:
+            yield (
+                f".dataset: {given.dataset} is {kinds[0]}, but {name} runs on {d}, which is {kinds[1]}: images of one say nothing in the "
+                "units of the other; name a dataset of the same modality, or narrow the arm with `datasets:`"
+            )
     for d in scored:
         for source, volume in _origins(study, given, d, given.volume):
             dataset, own = study.datasets[source], study.datasets[d]
