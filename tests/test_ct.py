@@ -754,6 +754,34 @@ def test_tv_minimises_its_objective_over_the_non_negative_images():
         assert objective(best * factor) > least * (1 - 1e-4)
 
 
+def test_weighted_tv_minimises_its_weighted_objective():
+    """½ Σ n (A x − y)² + lam |∇x| with n = N/mean N: lower than for the image without weights, and than for anything near it."""
+    A, y, _ = problem(n=16, photons=100, number=6)
+    lam, n = 0.002, A.counts.double() / A.counts.double().mean()
+    assert n.max() > 2 * n.min()
+    weighted, plain = (fit(arm("tv", 4000, term, params={"lam": lam}), A, y) for term in ("weighted", "least_squares"))
+
+    def objective(v):
+        differences = (v - v.roll(1, -1)).abs().sum() + (v - v.roll(1, -2)).abs().sum()
+        return float(0.5 * (n * (A.double()(v) - y.double() / plain.scale).square()).sum() + lam * differences)
+
+    best, other = (torch.from_numpy(r.image).double() / plain.scale for r in (weighted, plain))
+    assert weighted.scale == plain.scale and objective(best) < 0.99 * objective(other)
+    for seed in range(10):
+        change = draw(*A.domain, seed=seed, dtype=torch.float64) - 0.5
+        for step in (1e-1, 1e-2, 1e-3):
+            assert objective(best + step * change) > objective(best) * (1 - 1e-4)
+
+
+def test_weighted_cgls_equals_dense_weighted_least_squares():
+    g = geometry(6, 10.0, 9)
+    A, y = made(g, draw(9, 9).numpy(), 10 + 90 * draw(9, 9, seed=1).numpy())
+    dense = torch.stack([A(e.view(A.domain)).flatten() for e in torch.eye(36)], 1).double()
+    root = A.counts.double().sqrt().flatten()[:, None]
+    want = torch.linalg.lstsq(root * dense, root * y.double().flatten()[:, None]).solution.view(A.domain)
+    assert relative(fit(arm("cgls", 160, "weighted"), A, y).image, want) < 2e-3 < 0.02 < relative(fit(arm("cgls", 160), A, y).image, want)
+
+
 def test_tv_refuses_non_negative_complex_images():
     from problems import disc_problem
 

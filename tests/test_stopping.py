@@ -6,8 +6,10 @@ import torch
 from problems import disc_problem, small_arm
 
 from dipline import loop, registry
+from dipline.acquire import views
 from dipline.loop import plugin_class
 from dipline.methods.base import Stage
+from dipline.physics import ct, sense
 from dipline.stopping.base import Rule
 
 
@@ -146,6 +148,16 @@ def test_emv_stopped_is_of_the_same_output_as_last_and_peak():
         run.step()
         seen.append(run.last)
     assert torch.equal(run.rule.chosen(), seen[run.rule.verdict()[1]])
+
+
+def test_holdout_says_why_nothing_can_be_left_out():
+    """Of a single view the message said that it lay in a calibration centre, which CT does not have."""
+    rule, rng = make("holdout"), torch.Generator()
+    with pytest.raises(ValueError, match="nothing can be left out of a measurement of one view or column; use another rule"):
+        rule.split(ct.Tomography(views.geometry((8, 8), 1.0, 1)), torch.zeros(1, 12), rng)
+    A = sense.Sense(torch.ones(1, 2, 8, 8, dtype=torch.complex64), torch.ones(8, dtype=torch.bool))
+    with pytest.raises(ValueError, match="every sample lies in the calibration centre"):
+        rule.split(A, torch.zeros(2, 8, 8), rng)
 
 
 @pytest.mark.parametrize("stop", [{"wmv": {"window": 8, "patience": 9}}, {"emv": {"min_iterations": 8, "patience": 9}}], ids=["wmv", "emv"])

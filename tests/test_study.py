@@ -174,6 +174,13 @@ def test_acquisitions_that_differ(one, other):
     studies.load(changed(f"datasets: {{brain: {{acquisitions: {{one: {one}, other: {other}}}}}}}"))
 
 
+@pytest.mark.parametrize("method", ["tv", "l1_wavelet", "cgls", "vanilla"])
+def test_arms_that_may_be_weighted(method):
+    chest = "{reader: phantom_ct, acquisitions: {V9: {views: 9}}}"
+    text = f"{{datasets: {{chest: {chest}}}, arms: {{x: {{method: {method}, datasets: [chest], data_term: weighted}}}}}}"
+    assert studies.load(changed(text)).resolved("x", "V9")["data_term"] == "weighted"
+
+
 @pytest.mark.parametrize("photons, same", [("", True), (", photons: 1000", False)])
 def test_views_that_differ_in_the_seed_of_their_noise(photons, same):
     acquisitions = f"{{a: {{views: 9{photons}}}, b: {{views: 9, seed: 1{photons}}}}}"

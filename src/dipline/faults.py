@@ -388,14 +388,15 @@ def _arm_problems(study, name, arm, acqs):
             yield f"datasets: {arm.method} does not solve {study.modality(d)} (dataset {d}); allowed: {tasks}"
     known = [d for d in study.datasets if study.datasets[d].reader in registry.plugins("readers")]
     terms = {over.get("data_term", arm.data_term) for over in ({}, *arm.per_acquisition.values())}
-    if terms != {"least_squares"} and not method.get("NETWORK"):
-        yield f"data_term: {arm.method} has its own; leave it out"
-    for d in known if method.get("NETWORK") else []:
-        physics = registry.get("physics", PHYSICS[study.modality(d)])
-        allowed = physics.get("DATA_TERMS", ("least_squares",))
-        if study.solves(name, d) and not terms <= set(allowed):
-            found = ", ".join(sorted(terms - set(allowed)))
-            yield f"data_term: found {found}, allowed on dataset {d}: {', '.join(allowed)}; narrow the arm with `datasets:`"
+    usual = ("least_squares",)
+    fitted = method.get("DATA_TERMS", tuple(terms) if method.get("NETWORK") else usual)
+    if lost := terms - set(fitted):
+        yield f"data_term: found {', '.join(sorted(lost))}, allowed with {arm.method}: {', '.join(fitted)}"
+    for d in known:
+        allowed = registry.get("physics", PHYSICS[study.modality(d)]).get("DATA_TERMS", usual)
+        if study.solves(name, d) and (found := terms & set(fitted) - set(allowed)):
+            words = f"found {', '.join(sorted(found))}, allowed on dataset {d}: {', '.join(allowed)}"
+            yield f"data_term: {words}; narrow the arm with `datasets:`"
     if not arm.datasets and known and not any(study.solves(name, d) for d in known):
         yield f"method: {arm.method} solves {tasks}, and no dataset is of that kind; leave the arm out"
     for needed in takes:

@@ -4,6 +4,8 @@
 
 Hestenes, Stiefel 1952; the form of Björck, Numerical Methods for Least Squares Problems, 1996, sec. 7.4, which never forms AᵀA. The
 residual falls in every step; noise and streaks come late, so that the number of iterations regularises. It has no non-negative form.
+
+``data_term: weighted`` (CT) is the same with every ray's counts as its weight, by way of the operator.
 """
 
 import torch
@@ -16,6 +18,7 @@ CITE = ("hestenes1952", "bjorck1996")
 RANDOM = False
 ITERATIONS = 20
 PARAMETERS = {}
+DATA_TERMS = ("least_squares", "weighted")
 
 
 class CGLS(Method):

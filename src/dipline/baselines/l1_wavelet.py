@@ -3,7 +3,7 @@
     min_x ½‖A x − y‖² + lam ‖Ψ x‖₁,   Ψ a Daubechies-4 wavelet transform
 
 Lustig, Donoho, Pauly, MRM 2007, with SigPy's accelerated proximal gradient. ``lam`` refers to data scaled to a
-zero-filled image of about 1.
+zero-filled image of about 1. ``data_term: weighted`` (CT): every ray counts by its photons, which the operator holds.
 """
 
 import sigpy as sp
@@ -15,6 +15,7 @@ CITE = ("lustig2007", "ong2019")
 RANDOM = False
 ITERATIONS = 150
 PARAMETERS = {"lam": 0.003}
+DATA_TERMS = ("least_squares", "weighted")
 
 
 class L1Wavelet(SigpySolver):

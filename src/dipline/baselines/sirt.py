@@ -4,7 +4,7 @@
 
 Gilbert, J. Theor. Biol. 1972, in the form of Gregor, Benson, IEEE TMI 2008, from x = 0; it converges to the minimum of the residual
 weighted by R. Coarse structure comes first, so that the number of iterations regularises. ``nonneg`` cuts negative values off in every
-step.
+step. R is a weight of its own, of which weights by counts would leave the root: for these take cgls or tv.
 """
 
 import torch

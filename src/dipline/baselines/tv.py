@@ -5,6 +5,7 @@
 Rudin, Osher, Fatemi 1992; Chambolle, Pock, JMIV 2011, with SigPy's primal-dual hybrid gradient. Its dual variables lie
 within ``lam``, so the dual step is 10 lam: with SigPy's step of 1 the image was 1 dB away from its limit after 700 iterations,
 and a baseline stopped early is a baseline beaten unfairly. ``lam`` refers to data scaled to a starting image of about 1.
+``data_term: weighted`` (CT): every ray counts by its photons, which the operator holds; ``lam`` then wants another value.
 """
 
 import numpy as np
@@ -17,6 +18,7 @@ CITE = ("rudin1992", "chambolle2011", "ong2019")
 RANDOM = False
 ITERATIONS = 300
 PARAMETERS = {"lam": 0.003, "nonneg": False}
+DATA_TERMS = ("least_squares", "weighted")
 REFUSES = [({"params.nonneg": True, "modality": "mri"}, "false: images are complex; leave it out, or narrow the arm with `datasets:`")]
 
 

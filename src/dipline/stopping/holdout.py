@@ -29,6 +29,8 @@ class Holdout(Patient):
     def split(self, A, y, rng):
         spare = A.spare().nonzero()[:, 0]
         count = max(1, round(self.fraction * y.shape[A.unit_axis]))
+        if y.shape[A.unit_axis] < 2:
+            raise ValueError("stop rule holdout: nothing can be left out of a measurement of one view or column; use another rule")
         if len(spare) < 2:
             raise ValueError(
                 "stop rule holdout: nothing can be left out, every sample lies in the calibration centre; use another rule"
