@@ -132,7 +132,7 @@ def _truth(plan, dataset, volume, size, image):
             "acceleration_achieved": {"R4": 3.84, "R8": 7.53}.get(acq, 2.1), "crop": "readout", "maps": "espirit", "coils": 2,
             "units": "a.u.",
         }  # fmt: skip
-        own = {"views": a.views, "units": "HU"} if modality == "ct" else mri | {"mask": a.mask}
+        own = {"views": a.views, "units": "HU", "limits": ["truncated"] * (acq == "V30")} if modality == "ct" else mri | {"mask": a.mask}
         store.write(plan.measurement(dataset, volume, acq), {}, own | {
             "kind": "measurement", "status": "done", "reason": "", "affine": AFFINE, "voxel": [2.0, 2.5, 5.0], "modality": modality,
             "warnings": ["few calibration lines: 4"] if acq == "R8" else [],

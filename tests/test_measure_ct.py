@@ -97,6 +97,20 @@ def test_noise_and_held_out_views_follow_volume_and_seed_alone():
         assert not np.array_equal(other[0][7]["sinogram"], both[0][7]["sinogram"])
 
 
+@pytest.mark.parametrize(
+    "more, seen",
+    [({"detectors": 10}, 80), ({"detectors": 10, "detector_width": 20.0}, 200), (FAN | {"detectors": 40, "detector_width": 4.0}, 87.46)],
+)
+def test_a_detector_that_does_not_cover_the_image_is_told(more, seen):
+    """One cell was taken without a word, and filtered back-projection gave −1001 HU everywhere."""
+    found = measured(**more)[3]
+    assert found["limits"] == ["truncated"]
+    assert found["warnings"] == [f"truncated: the detector sees a circle of {seen:g} mm, the image has a diagonal of 271.5 mm"]
+    assert study.Projections(**(CLEAN | more)).words(found["limits"])[-1] == "truncated"
+    assert measured(**(more | {"detectors": 160}))[3]["limits"] == []
+    assert measured()[3]["limits"] == measured(**FAN)[3]["limits"] == [], "the default covers the diagonal"
+
+
 def test_inverse_crime_is_the_operators_own_grid():
     for crime in (True, False):
         content, shared, _, found = measured(inverse_crime=crime)

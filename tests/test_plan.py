@@ -463,6 +463,13 @@ def test_promise_6_source_within_the_image(tmp_path, monkeypatch):
     Plan.load(torsos(far=BEAM | {"source_mm": 300}))
 
 
+def test_check_says_what_the_rays_miss(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = preview.text(Plan.load(torsos(V9={"views": 9}, V9d={"views": 9, "detectors": 4})))
+    notes = [line for line in text.splitlines() if line.startswith("  note: V9")]
+    assert notes == ["  note: V9d: truncated: the detector sees a circle of 50 mm, the image has a diagonal of 565.7 mm (2 volume(s))"]
+
+
 def test_promise_8_one_scan_is_too_large_for_the_scanner(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     given = torsos(near=BEAM | {"source_mm": 250}, V9={"views": 9})

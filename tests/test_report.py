@@ -491,11 +491,12 @@ def test_ct_tables_have_their_own_metrics_and_caption(mixed):
     for said in (
         "| arm | V18, stopped | V18, peak (oracle) | V30, stopped | V30, peak (oracle) |", "Reader phantom_ct",
         "V18: 18 views equispaced, parallel beam, 100000 photons per ray, projected on a finer grid",
-        "30 views equispaced, fan beam, flat detector, AAPM scanner, noiseless, projected with the operator's own grid (inverse crime)",
+        "30 views equispaced, fan beam, flat detector, AAPM scanner, noiseless, projected with the operator's own grid (inverse crime)"
+        ", truncated",
         "10 % of the views held out", "scores on HU from −1000 upwards",
     ):  # fmt: skip
         assert said.replace("_", "\\_") in text, said
-    assert not re.search("acceleration|mask|maps|crop", text)
+    assert not re.search("acceleration|mask|maps|crop", text) and text.count("truncated") == 1
     assert "HU" not in (plan.root / "tables/knee_psnr.md").read_text()
 
 
@@ -568,7 +569,7 @@ def test_methods_of_mri_and_ct(mixed):
     knee, torso = (next(p for p in paragraphs if p.startswith(f"Dataset {name}")) for name in ("knee", "torso"))
     assert "18 views equispaced, parallel beam, 100000 photons per ray" in torso and "10 % of the views kept from all arms" in torso
     assert "ASTRA" in torso and "water 0.02/mm" in torso and not re.search("coil|k-space|acceleration", torso)
-    assert "Hounsfield" not in knee
+    assert "Hounsfield" not in knee and torso.count("truncated") == 1 and "(inverse crime), truncated, 10 %" in torso
     scores = next(p for p in paragraphs if p.startswith("Scores"))
     assert "Scores of MRI are those of fastMRI" in scores and "Those of CT are the RMSE in Hounsfield units" in scores
     assert "−160 to 240 HU" in scores and "vanaarle2016" in keys

@@ -90,6 +90,13 @@ def try_rays(a, shape, pixel):
     views.geometry(shape, pixel, **a.model_dump())
 
 
+def limits(a, shape, pixel):
+    """{name: words}: what the rays miss of an image of ``shape`` (rows, columns), its pixels in mm."""
+    from dipline.acquire import views
+
+    return views.limits(shape, pixel, **a.model_dump())
+
+
 def try_mask(a, shape, maps, file):
     """ValueError where the mask cannot be made for k-space of ``shape``, or its centre is too small for coil maps.
 

@@ -46,9 +46,12 @@ def measured(scan, file, volume, spec):
         if kept_views.any():
             kept[s] = {name: array[kept_views] for name, array in rays.items()}
     warnings = ["projected with the operator's own grid: an inverse crime, too easy"] if a["inverse_crime"] else []
+    limits = views.limits(scan.data.shape[-2:], float(scan.voxel[0]), **a)
+    warnings += [f"{name}: {words}" for name, words in limits.items()]
     found = {
         "views": a["views"], "geometry": a["geometry"], "layout": a["layout"], "photons": a["photons"], "units": "HU",
         "inverse_crime": a["inverse_crime"], "pixel_mm": float(scan.voxel[0]), "warnings": warnings,
+        "limits": list(limits),
     }  # fmt: skip
     of = lambda chosen: geometry | {"angles": geometry["angles"][chosen]}  # noqa: E731
     return content, of(~kept_views), (kept, of(kept_views) if kept else {}), found

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ def text(plan):
         slices = sum(len(v["chosen"]) for v in volumes.values())
         lines.append(f"{d}: {len(volumes)} volume(s), {slices} slice(s), {', '.join(study.datasets[d].acquisitions)}")
         lines += [f"  note: {v}: {w}" for v, entry in volumes.items() for w in entry.get("warnings", [])]
-        lines += [f"  note: {note}" for note in _unjudged(plan, d)]
+        lines += [f"  note: {note}" for note in (*_unjudged(plan, d), *_limited(plan, d))]
     lines += [f"left out: {line}" for line in plan.missing()]
     for d in plan.volumes:
         arms = [arm for arm, other in plan.left_out if other == d]
@@ -62,6 +63,16 @@ def _unjudged(plan, dataset):
     for acq in plan.study.datasets[dataset].acquisitions if undersampled else ():
         if plan.study.acquisition(dataset, acq).holdout is None:
             yield f"{acq}: neither truth nor held-out samples, so no number will tell the arms apart; add holdout: 0.05"
+
+
+def _limited(plan, dataset):
+    """What the rays of a CT acquisition miss of its scans; equal words once."""
+    for acq in plan.study.datasets[dataset].acquisitions if plan.study.modality(dataset) == "ct" else ():
+        wanted, said = plan.study.acquisition(dataset, acq), Counter()
+        for entry in plan.volumes[dataset].values():
+            with suppress(ValueError):  # cannot be projected so: left out
+                said.update(f"{name}: {words}" for name, words in wanted.limits(entry.get("shape"), entry.get("voxel")).items())
+        yield from (f"{acq}: {words} ({n} volume(s))" for words, n in said.items())
 
 
 def _again(plan, blocks):

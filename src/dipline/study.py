@@ -137,15 +137,22 @@ class Projections(Model):
     inverse_crime: bool = Field(False, description="project with the operator's own grid, as some papers do")
     holdout: Fraction | None = Field(None, description="part of the views kept from the arms, to judge by")
 
-    def words(self):
-        """What a table's caption says of the acquisition, as phrases."""
+    def words(self, limits=()):
+        """What a table's caption says of the acquisition, as phrases; ``limits``: of its measurements."""
         fan = f"fan beam, flat detector{', AAPM scanner' if self.scanner == 'aapm' else ''}"
         spread = {"equispaced": "equispaced", "random": "drawn at random", "limited": f"within {self.limited_to} degrees"}
         noise = f"{self.photons:g} photons per ray" if self.photons else "noiseless"
         if self.electronic_noise:
             noise += f", electronic noise of {self.electronic_noise:g} counts"
         grid = "projected with the operator's own grid (inverse crime)" if self.inverse_crime else "projected on a finer grid"
-        return [f"{self.views} views {spread[self.layout]}", fan if self.geometry == "fanflat" else "parallel beam", noise, grid]
+        beam = fan if self.geometry == "fanflat" else "parallel beam"
+        return [f"{self.views} views {spread[self.layout]}", beam, noise, grid, *limits]
+
+    def limits(self, shape, voxel):
+        """{name: words}: what the rays miss of a volume, such as ``truncated``; nothing where its voxels are not known."""
+        from dipline import acquisitions
+
+        return acquisitions.limits(self, shape[-2:], voxel[0]) if voxel else {}
 
     def try_on(self, shape, maps, file, voxel=None):
         """ValueError, key first, where a volume of ``shape`` cannot be projected so; without its ``voxel`` nobody can tell."""

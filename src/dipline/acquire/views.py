@@ -81,6 +81,16 @@ def geometry(shape, pixel_mm, views, *, geometry="parallel", scanner="none", sou
     }  # fmt: skip
 
 
+def limits(shape, pixel_mm, **acquisition):
+    """{name: words} of what the rays of an acquisition miss of an image, however many views there are; mostly nothing."""
+    g, said = geometry(shape, pixel_mm, **acquisition), {}
+    diagonal, width, (source, behind) = math.hypot(*shape) * pixel_mm, float(g["detector"].prod()), g["distances"]
+    seen = 2 * source * math.sin(math.atan(width / 2 / (source + behind))) if source else width
+    if seen < 0.999 * diagonal:
+        said["truncated"] = f"the detector sees a circle of {seen:.4g} mm, the image has a diagonal of {diagonal:.4g} mm"
+    return said
+
+
 def held_out(views, share):
     """How many of the views are kept from every arm, to judge by; at least one is left."""
     return min(max(1, round(share * views)), views - 1) if share else 0

@@ -185,20 +185,18 @@ def _data(plan, name, number):
 def _acquisition(plan, dataset, acq, number):
     a = plan.study.acquisition(dataset, acq)
     said, kind = [], getattr(a, "mask", None)
+    heads = [tables.attributes(plan.measurement(dataset, v, acq)) for v in plan.volumes[dataset]]
     if kind:
         said.append(MASKS.get(kind, kind) + (number("zbontar2018") if kind in FASTMRI else ""))
     if hasattr(a, "words"):
-        said += a.words()
+        said += a.words(dict.fromkeys(name for h in heads for name in h.get("limits", [])))
     if getattr(a, "acceleration", None):
         centre = getattr(a, "center_fraction", None)
         said.append(
             f"requested acceleration {a.acceleration:g}, centre fraction "
             f"{0.32 / a.acceleration if centre is None else centre:.3g}"
         )
-    achieved = [
-        tables.attributes(plan.measurement(dataset, v, acq)).get("acceleration_achieved") for v in plan.volumes[dataset]
-    ]
-    achieved = sorted(v for v in achieved if v)
+    achieved = sorted(v for h in heads if (v := h.get("acceleration_achieved")))
     if achieved:
         low, high = f"{achieved[0]:.2f}", f"{achieved[-1]:.2f}"
         said.append(f"achieved acceleration {low if low == high else f'{low} to {high}'}")

@@ -303,7 +303,8 @@ def protocol(plan, dataset):
         achieved = sorted(h["acceleration_achieved"] for h in heads if "acceleration_achieved" in h)
         mask = next((str(h["mask"]) for h in heads if "mask" in h), getattr(a, "mask", ""))
         requested = getattr(a, "acceleration_requested", None)
-        said = [f"mask {mask}"] if mask else a.words() if hasattr(a, "words") else []
+        limits = dict.fromkeys(name for h in heads for name in h.get("limits", []))
+        said = [f"mask {mask}"] if mask else a.words(limits) if hasattr(a, "words") else []
         said += [f"crop made: {crop}" for crop in sorted({h["crop"] for h in heads if "crop" in h} - {d.crop})]
         if getattr(a, "center_fraction", None) is not None:
             said.append(f"centre fraction {a.center_fraction:g}")
