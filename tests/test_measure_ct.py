@@ -111,6 +111,22 @@ def test_a_detector_that_does_not_cover_the_image_is_told(more, seen):
     assert measured()[3]["limits"] == measured(**FAN)[3]["limits"] == [], "the default covers the diagonal"
 
 
+@pytest.mark.parametrize(
+    "more, said",
+    [
+        ({"range": 90}, "within 90 degrees, every line is seen from 180 on"),
+        ({"layout": "limited", "limited_to": 120}, "within 120 degrees, every line is seen from 180 on"),
+        (FAN | {"range": 200}, "within 200 degrees, every line is seen from 206.4 on"),
+        (FAN | {"range": None, "layout": "limited", "limited_to": 200}, "within 200 degrees, every line is seen from 206.4 on"),
+        (FAN | {"range": 207}, ""), (FAN | {"range": None}, ""), ({"range": None}, ""), ({"range": 270}, ""),
+    ],
+)  # fmt: skip
+def test_limited_angles_are_told(more, said):
+    """A fan over less than 180 degrees and its own angle was reconstructed as if it were complete. 206.4: 180 + 2 asin(135.8 / 595)."""
+    found = measured(**more)[3]
+    assert found["warnings"] == [f"limited angle: the views lie {said}"] * bool(said) and found["limits"] == ["limited angle"] * bool(said)
+
+
 def test_inverse_crime_is_the_operators_own_grid():
     for crime in (True, False):
         content, shared, _, found = measured(inverse_crime=crime)

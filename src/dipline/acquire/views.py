@@ -88,6 +88,10 @@ def limits(shape, pixel_mm, **acquisition):
     seen = 2 * source * math.sin(math.atan(width / 2 / (source + behind))) if source else width
     if seen < 0.999 * diagonal:
         said["truncated"] = f"the detector sees a circle of {seen:.4g} mm, the image has a diagonal of {diagonal:.4g} mm"
+    span = acquisition.get("limited_to") or acquisition.get("range") or (360 if source else 180)
+    needed = 180 + (math.degrees(2 * math.asin(min(seen, diagonal) / 2 / source)) if source else 0)
+    if span < needed:
+        said["limited angle"] = f"the views lie within {span:g} degrees, every line is seen from {needed:.4g} on"
     return said
 
 

@@ -18,10 +18,10 @@ import torch
 
 from dipline.hounsfield import to_hu
 from dipline.physics.base import Operator, percentile
-from dipline.physics.filters import between, ramp, shares_of
+from dipline.physics.filters import between, fan_shares, ramp, shares_of
 from dipline.physics.matrix import applied, projector
 
-CITE = ("vanaarle2016", "kak1988", "sauer1993")
+CITE = ("vanaarle2016", "kak1988", "parker1982", "noo2002", "sauer1993")
 DATA_TERMS = ("least_squares", "weighted", "poisson")
 REFUSES = [({"precondition": "> 0", "data_term": "poisson"}, "0 with data_term: poisson, which counts single rays; leave one out")]
 
@@ -108,18 +108,21 @@ class Tomography(Operator):
     def filtered_back_projection(self, y, filter="hann"):
         """The image (1, H, W) from ``y``; ``filter``: ram-lak, shepp-logan, cosine, hamming, hann.
 
-        Kak, Slaney, Principles of Computerized Tomographic Imaging, 1988, ch. 3: parallel rays, or a fan over 360 degrees. Views
-        count by the angle that they stand for, so that random, limited and left-out views keep the scale of the image.
+        Kak, Slaney, Principles of Computerized Tomographic Imaging, 1988, ch. 3: parallel rays, or a fan, whose rays along one line
+        count once together. Views count by the angle that they stand for, so that random, limited and left-out views keep the scale
+        of the image.
         """
         rays = self.sinogram(y)
         fan, width = bool(self.source), self.width
         if fan:  # as on a detector through the isocentre
             width *= self.source / (self.source + self.behind)
             u = (torch.arange(self.cells, device=y.device, dtype=rays.dtype) - (self.cells - 1) / 2) * width
-            rays = rays * self.source / torch.hypot(u, torch.full_like(u, self.source)) / 2
+            shares = fan_shares(self.angles.cpu().numpy(), torch.atan(u / self.source).cpu().double().numpy())
+            rays = rays * shares.to(rays) * self.source / torch.hypot(u, torch.full_like(u, self.source))
+            shares = torch.ones(len(rays))
+        else:
+            shares = shares_of(self.angles.cpu().numpy(), math.pi)
         rays = ramp(rays, width, filter)
-        period = 2 * math.pi if fan else math.pi
-        shares = shares_of(self.angles.cpu().numpy(), period)
         image = rays.new_zeros(self.domain[1:])
         rows, columns = (torch.arange(n, device=y.device, dtype=rays.dtype) - (n - 1) / 2 for n in image.shape)
         px, py = columns[None] * self.pixel, -rows[:, None] * self.pixel
