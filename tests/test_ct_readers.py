@@ -735,7 +735,7 @@ AFFINES = {
 @pytest.mark.parametrize("kind", AFFINES)
 def test_export_reads_back_to_the_same_hu_and_affine(tmp_path, kind):
     affine, hu = AFFINES[kind], body(4) + np.random.default_rng(0).uniform(-0.4, 0.4, (4, 20, 24))
-    written = dicom_series(hu, affine, (0.7, 0.7, 3.0), "dip R18 ä\\", tmp_path / "out" / kind)
+    written = dicom_series(hu, affine, "dip R18 ä\\", tmp_path / "out" / kind, thickness=3.0)
     assert [f.name for f in written] == sorted(f.name for f in (tmp_path / "out" / kind).iterdir())
     (files,) = dicom.list_volumes(tmp_path / "out").values()
     scan = dicom.load(files, [0, 1, 2, 3])
@@ -758,7 +758,7 @@ def test_export_reads_back_to_the_same_hu_and_affine(tmp_path, kind):
 
 def test_export_uids_are_new_for_new_values_and_shared_where_asked(tmp_path):
     def head(name, hu, study=None):
-        return pydicom.dcmread(dicom_series(hu, np.eye(4), (1, 1, 1), "x", tmp_path / name, study)[0])
+        return pydicom.dcmread(dicom_series(hu, np.eye(4), "x", tmp_path / name, study)[0])
 
     a, again, b = head("a", body(2)), head("again", body(2)), head("b", body(2) + 1)
     assert (tmp_path / "a/IM0001.dcm").read_bytes() == (tmp_path / "again/IM0001.dcm").read_bytes()
@@ -771,7 +771,7 @@ def test_export_uids_are_new_for_new_values_and_shared_where_asked(tmp_path):
 def test_export_refuses(tmp_path):
     full, skew = tmp_path / "full", np.eye(4)
     skew[0, 1] = 0.5
-    dicom_series(body(1), np.eye(4), (1, 1, 1), "", full)
+    dicom_series(body(1), np.eye(4), "", full)
     for hu, affine, folder, message in (
         (body(1)[0], np.eye(4), tmp_path / "x", r"shape \(20, 24\); allowed \(slices, rows, columns\)"),
         (body(1) * np.nan, np.eye(4), tmp_path / "x", "NaN or Inf; allowed HU"),
@@ -780,9 +780,9 @@ def test_export_refuses(tmp_path):
         (body(1), np.eye(4), full, "exists and is not empty; allowed a new folder"),
     ):
         with pytest.raises(ValueError, match=message):
-            dicom_series(hu, affine, (1, 1, 1), "", folder)
+            dicom_series(hu, affine, "", folder)
     assert not (tmp_path / "x").exists()
-    dicom_series(np.full((1, 4, 4), 1e6), np.eye(4), (1, 1, 1), "", tmp_path / "clipped")
+    dicom_series(np.full((1, 4, 4), 1e6), np.eye(4), "", tmp_path / "clipped")
     assert pydicom.dcmread(tmp_path / "clipped/IM0001.dcm").pixel_array.max() == 32767
 
 
@@ -868,6 +868,7 @@ def test_readers_survive_300_mutated_files(tmp_path, name, count=300):
 
 
 def test_a_nifti_volume_becomes_a_series(tmp_path):
+    """The distance between slices was written as their thickness: 8 mm for every second slice of a 4 mm series."""
     import nibabel as nib
 
     from dipline import cli
@@ -880,6 +881,8 @@ def test_a_nifti_volume_becomes_a_series(tmp_path):
     (files,) = dicom.list_volumes(tmp_path / "series").values()
     scan = dicom.load(files, [0, 1, 2])
     assert np.array_equal(scan.data, hu) and np.allclose(scan.affine, affine)
+    for d in map(pydicom.dcmread, files):
+        assert d.SpacingBetweenSlices == 5 and "SliceThickness" in d and d.SliceThickness is None
     nib.save(nib.Nifti1Image(np.abs(hu.transpose(2, 1, 0)), affine), tmp_path / "mri.nii.gz")
     with pytest.raises(SystemExit, match="no Hounsfield units"):
         cli.main(["export-dicom", str(tmp_path / "mri.nii.gz"), "--out", str(tmp_path / "other")])

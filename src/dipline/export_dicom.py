@@ -29,10 +29,10 @@ def from_nifti(file, folder, description):
         raise ValueError(f"{file}: no NIfTI volume ({error}); name one below results/<study>/volumes/") from None
     if volume.min() > -200:
         raise ValueError(f"{file}: no value below -200, so no Hounsfield units; name the volume of a CT dataset")
-    return dicom_series(volume, image.affine, image.header.get_zooms()[:3], description, folder)
+    return dicom_series(volume, image.affine, description, folder)
 
 
-def dicom_series(volume, affine, voxel, description, folder, study=None):
+def dicom_series(volume, affine, description, folder, study=None, thickness=None):
     """Write one file a slice, ``IM0001.dcm`` …, into a folder that is new or empty; returns the files written.
 
     UIDs are new: they follow from the values, so that the same volume gives the same files.
@@ -40,9 +40,10 @@ def dicom_series(volume, affine, voxel, description, folder, study=None):
     Args:
         volume: HU, float (slices, rows, columns); rounded to whole numbers.
         affine: 4x4, (column, row, slice) to RAS mm, columns and rows at right angles.
-        voxel: (column, row, slice) in mm; the last is the thickness of a slice, its distance is the affine's.
         description: shown by viewers as the name of the series.
         study: any text; series that share it share study and frame of reference, so that viewers show them together.
+        thickness: of a slice, mm; None: unknown, and left empty. It does not follow from the affine, which has the
+            distance from slice to slice: every second slice of 4 mm is 8 mm away and still 4 mm thick.
 
     Raises:
         ValueError: the volume, the affine or the folder cannot be used.
@@ -54,7 +55,7 @@ def dicom_series(volume, affine, voxel, description, folder, study=None):
     across, down = (axes[:, :2] / size[:2]).T
     stored = np.clip(np.rint(volume), -32768, 32767).astype("<i2")
     key = hashlib.sha256(
-        stored.tobytes() + affine.tobytes() + f"{stored.shape} {voxel} {description}".encode()
+        stored.tobytes() + affine.tobytes() + f"{stored.shape} {thickness} {description}".encode()
     ).hexdigest()
 
     def uid(what, of=key):
@@ -71,7 +72,7 @@ def dicom_series(volume, affine, voxel, description, folder, study=None):
         "DeidentificationMethod": "written without any data of the patient", "BurnedInAnnotation": "NO",
         "StudyInstanceUID": uid("study", study or key), "FrameOfReferenceUID": uid("frame", study or key),
         "SeriesInstanceUID": uid("series"), "ImageOrientationPatient": _texts(*across, *down),
-        "PixelSpacing": _texts(size[1], size[0]), "SliceThickness": _texts(voxel[2])[0],
+        "PixelSpacing": _texts(size[1], size[0]), "SliceThickness": None if thickness is None else _texts(thickness)[0],
         "SpacingBetweenSlices": _texts(abs(np.cross(across, down) @ axes[:, 2]))[0], "SamplesPerPixel": 1,
         "PhotometricInterpretation": "MONOCHROME2", "Rows": volume.shape[1], "Columns": volume.shape[2],
         "BitsAllocated": 16, "BitsStored": 16, "HighBit": 15, "PixelRepresentation": 1, "RescaleIntercept": "0",
