@@ -126,7 +126,7 @@ def test_plugins_never_import_their_siblings(folder, path):
         ("networks", {"networks.base"}),
         ("stopping", {"stopping.base"}),
         ("physics", {"physics.base", "physics.filters", "physics.matrix", "acquire.views", "hounsfield"}),
-        ("readers", {"readers.base", "readers.hdf5", "readers.dicom_file", "readers.dicom_series"}),
+        ("readers", {"readers.base", "readers.hdf5", "readers.dicom_file", "readers.dicom_series", "readers.personal"}),
         ("acquire", {"acquire.masks"}),
         ("calibrate", {"acquire.masks"}),
     ],

@@ -22,7 +22,7 @@ from pydicom.encaps import encapsulate
 from test_readers import mutate
 
 from dipline.export_dicom import dicom_series
-from dipline.readers import dicom, dicom_file, nifti
+from dipline.readers import dicom, dicom_file, nifti, personal
 from dipline.readers.base import ReadError
 
 READERS = ("dicom", "nifti")
@@ -459,12 +459,20 @@ SECRETS = {
     "ReferringPhysicianName": "HOUSE^G", "OperatorsName": "NIGHTINGALE", "PatientSex": "F", "PatientAge": "083Y",
     "StudyDescription": "STUDYTEXT", "SeriesDescription": "SERIESTEXT", "StationName": "STATION7", "StudyID": "SID4711",
     "PatientComments": "COMMENTTEXT", "StudyInstanceUID": "1.2.840.777.1", "FrameOfReferenceUID": "1.2.840.777.3",
+    "AcquisitionDateTime": "20180606071500", "OtherPatientNames": "MAIDENNAME^ZOE", "PatientBirthName": "BIRTHNAME",
+    "PerformingPhysicianName": "PERFPHYS^M", "OtherPatientIDs": "OLD5521",
     "SOPInstanceUID": "1.2.840.777.4", "ConvolutionKernel": "KERNELTEXT", "DeviceSerialNumber": "SERIAL881",
 }  # fmt: skip
 TOLD = ["doe", "zo", "jane", "qx7741", "19340517", "2017031", "2017-03", "10423", "104244", "acc99", "wolken", "house",
         "nightin", "083y", "studyt", "seriest", "station7", "sid47", "commentt", "1.2.840", "kernelt", "serial88",
-        "777."]  # fmt: skip
+        "777.", "170312", "120317", "031217", "mar17", "mar2017", "maerz", "2018060", "maiden", "birthn", "perfph", "old55"]  # fmt: skip
 PLACES = ["Doe_Zoe", "qx7741", "2017-03-12", "1.2.840.777.1", "ACC99182 CT"]
+
+
+ALSO = [  # names that no header's word is a part of as it stands: other orders of a date, with and without a time
+    "12-03-2017", "CT_12MAR2017", "120317", "031217", "170312", "12.3.17", "March 12, 2017", "2017-Maerz-12", "201703121042",
+    "born_17.05.1934", "06.06.2018", "SID4711", "maidenname", "birthname", "perfphys", "STATION7", "old5521", "serial881",
+]  # fmt: skip
 
 
 def check(*results):
@@ -525,6 +533,46 @@ def test_dicom_keeps_no_person(tmp_path_factory, capfd, caplog, place, case):
     assert found[0].startswith("series_") or case in ("modality",)
 
 
+@pytest.mark.parametrize("place", ALSO)
+def test_dicom_names_of_folders_are_compared_with_the_header(tmp_path, place):
+    """Folders named after the study's date in another order, or after a doctor, became the names of volumes."""
+    series(tmp_path / place, change=SECRETS, series="1.2.840.777.2")
+    series(tmp_path / "L067" / place / "full", change=SECRETS, series="1.2.840.777.5")
+    assert names(tmp_path) == {"series_01": 3, "series_02": 3}
+    assert names(tmp_path / place) == {"series_01": 3}
+
+
+def test_dicom_a_date_over_several_folders(tmp_path):
+    series(tmp_path / "2017" / "03" / "12", change={"StudyDate": "20190101"})
+    series(tmp_path / "L067" / "03" / "full", change={"StudyDate": "20190101"}, series="1.2.840.2")
+    assert names(tmp_path) == {"series_01": 3, "L067_03_full": 3}
+
+
+DATED = ["obl_20170312104233", "20170312", "x_2017-03-12_10.42.33", "a12032017", "CT_12MAR2017", "12.mar.17", "Mar-12-2017",
+         "12-03-17", "born_17.05.1934", "3.12.2017", "20170312T104233.500", "1.2.840.113619.2", "s_201703121042_7"]  # fmt: skip
+UNDATED = ["L067", "case_0123", "scan_120317", "LIDC-IDRI-0078", "patient_001", "20179999", "123420170312", "v1.2.3", "march_3",
+           "rep20", "abdomen_3mm", "decubitus12", "IM00012017"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DATED)
+def test_names_that_look_like_a_date_or_uid_are_not_taken(tmp_path, name):
+    """dcm2niix names files after the second of the scan: it stood in tables, pictures and the report."""
+    nifti_file(tmp_path / f"{name}.nii.gz", OK)
+    nifti_file(tmp_path / "L067.nii", OK)
+    listed = nifti.list_volumes(tmp_path)
+    assert list(listed) == ["L067", "series_01"] and listed["series_01"] == [tmp_path / f"{name}.nii.gz"]
+    assert list(nifti.list_volumes(tmp_path / f"{name}.nii.gz")) == ["series_01"]
+    series(tmp_path / "d" / name)
+    assert names(tmp_path / "d") == {"series_01": 3}
+
+
+@pytest.mark.parametrize("name", UNDATED)
+def test_names_without_a_date_stay(tmp_path, name):
+    nifti_file(tmp_path / f"{name}.nii", OK)
+    series(tmp_path / "d" / name)
+    assert list(nifti.list_volumes(tmp_path)) == [name] and names(tmp_path / "d") == {name: 3}
+
+
 def test_dicom_several_uids_in_one_tag(tmp_path):
     """Damaged headers with a backslash in the series' UID ended the listing of a whole tree."""
     for file in series(tmp_path / "s"):
@@ -538,8 +586,8 @@ def test_dicom_harmless_names_stay(tmp_path):
     files[1].write_bytes(files[1].read_bytes()[:-300])
     with pytest.raises(ReadError, match=re.escape(f"{files[1]}: 660 bytes")):
         dicom.inspect(files)
-    assert dicom_file.tells("Müller, Hans", {"muller"}) and not dicom_file.tells("IM0012", {"12"})
-    assert dicom_file.tells("12", {"12"}) and not dicom_file.tells("L067", {"067L"})
+    assert personal.tells("Müller, Hans", {"muller"}) and not personal.tells("IM0012", {"12"})
+    assert personal.tells("12", {"12"}) and not personal.tells("L067", {"067L"})
 
 
 # ---------------------------------------------------------------- NIfTI

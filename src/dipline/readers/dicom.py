@@ -7,21 +7,21 @@ scan; the affine is exact also under a tilted gantry. Padding (PixelPaddingValue
 
 A volume is named after the folders below ``path`` (``L067_full_1mm``), numbered where they hold several series; a
 series of one file beside others is named after the file. Only numbers leave a file: a name that holds the header's name
-of the patient, number, date or UID, or looks like a date or UID, becomes ``series_01``, and ``*`` in messages.
+of the patient or of staff, number, date (in any order) or UID, or looks like a date or UID, becomes ``series_01``, and
+``*`` in messages.
 """
 
 import os
 import re
 from collections import Counter
 from functools import lru_cache
-from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pydicom
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
-from dipline.readers import base, dicom_file, dicom_series
+from dipline.readers import base, dicom_file, dicom_series, personal
 from dipline.readers.base import ReadError, Scan
 
 MODALITY = "ct"
@@ -46,7 +46,7 @@ def list_volumes(path):
     kinds = Counter(dicom_file.code(h["Modality"]) for h in heads.values() if h)
     if kinds and not {"CT", "none"} & set(kinds):
         found = ", ".join(f"{kind} ({n} files)" for kind, n in sorted(kinds.items()))
-        where = dicom_file.shown(path, frozenset().union(*(h["words"] for h in heads.values() if h)))
+        where = personal.shown(path, frozenset().union(*(h["words"] for h in heads.values() if h)))
         raise ReadError(f"{where}: holds no CT, but {found}; allowed CT; correct the dataset's `path`")
     return _named(path, _groups(heads), heads)
 
@@ -118,7 +118,7 @@ def _groups(heads):
 def _named(root, groups, heads):
     """{name: files}; no name tells who or when, and none is given twice."""
     groups = sorted(groups, key=lambda files: (_folder(files), files[0]))
-    beside, found, named = Counter(map(_folder, groups)), {}, {}
+    beside, found = Counter(map(_folder, groups)), []
     for files in groups:
         folder = _folder(files)
         parts = list(folder.relative_to(root).parts)
@@ -126,15 +126,10 @@ def _named(root, groups, heads):
             parts.append(files[0].stem)
         parts = parts or [root.resolve().name]
         words = _words(files, heads)
-        private = any(dicom_file.tells(part, words) or dicom_file.MARK.search(part) for part in parts)
-        name = "" if private else re.sub(r"[^A-Za-z0-9._-]+", "-", "_".join(parts))[-100:].lstrip("._-")
-        found.setdefault(name, []).append(files)
-    for name, volumes in sorted(found.items(), key=lambda item: (len(item[1]) > 1, item[0])):
-        numbered = (f"{name}_{i}" if name else f"series_{i:02d}" for i in count(1))
-        names = [name] if name and len(volumes) == 1 else (n for n in numbered if n not in named)
-        for files, unique in zip(volumes, names, strict=False):
-            named[unique] = files
-    return dict(sorted(named.items()))
+        whole = "_".join(parts)  # folders 2017/03/12 are a date, too
+        tells = any(personal.private(part, words) for part in (*parts, whole))
+        found.append(("" if tells else re.sub(r"[^A-Za-z0-9._-]+", "-", whole)[-100:].lstrip("._-"), files))
+    return personal.named(found)
 
 
 def _words(files, heads):
@@ -159,7 +154,7 @@ def _stamps(files):
     inside = _files(files[0]) if len(files) == 1 and files[0].is_dir() else files
     missing = [file for file in inside if not file.is_file()] or ([] if inside else files)
     if missing:
-        where = dicom_file.shown(missing[0], _words(files, {file: dicom_file.header(file) for file in inside}))
+        where = personal.shown(missing[0], _words(files, {file: dicom_file.header(file) for file in inside}))
         raise ReadError(f"{where}: no such file; start again, so that the folder is listed anew")
     return tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in inside)
 
@@ -170,9 +165,9 @@ def _volume(stamps):
     files = [Path(name) for name, *_ in stamps]
     heads = {file: dicom_file.header(file) for file in files}
     words = _words(files, heads)
-    where, notes, slices = dicom_file.shown(files[0] if len(files) == 1 else _folder(files), words), {}, []
+    where, notes, slices = personal.shown(files[0] if len(files) == 1 else _folder(files), words), {}, []
     for i, (file, head) in enumerate(heads.items(), 1):
-        shown = dicom_file.shown(file, words)
+        shown = personal.shown(file, words)
         label = f"{shown}" if shown.name == file.name else f"{shown} (file {i} of {len(files)} by name)"
         slices.append(dicom_series.read_slice(file, head, label, notes))
     dicom_series.check_same(where, slices)

@@ -1,4 +1,4 @@
-"""One DICOM file: its header as plain values, its image in HU, and names that tell nobody who was scanned, or when.
+"""One DICOM file: its header as plain values, the words in it that tell who was scanned and when, its image in HU.
 
 pydicom's own warnings and errors quote values of the header, so they are never passed on.
 """
@@ -6,51 +6,43 @@ pydicom's own warnings and errors quote values of the header, so they are never 
 import logging
 import re
 import struct
-import unicodedata
 import warnings
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import pydicom
 from pydicom.multival import MultiValue
+from pydicom.sequence import Sequence
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
+from dipline.readers import personal
 from dipline.readers.base import ReadError
 
-PERSONAL = [
-    "PatientName", "PatientID", "OtherPatientIDs", "PatientBirthDate", "AccessionNumber", "InstitutionName",
-    "ReferringPhysicianName", "OperatorsName", "StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate",
-    "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID", "StudyTime",
-    "SeriesTime", "AcquisitionTime", "ContentTime",
+NAMES = [
+    "PatientName", "PatientID", "OtherPatientIDs", "OtherPatientNames", "PatientBirthName", "PatientMotherBirthName",
+    "InstitutionName", "ReferringPhysicianName", "PerformingPhysicianName", "OperatorsName", "PhysiciansOfRecord",
+    "NameOfPhysiciansReadingStudy", "RequestingPhysician", "ResponsiblePerson",
 ]  # fmt: skip
+DATES = [
+    "PatientBirthDate", "StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate", "AcquisitionDateTime",
+    "InstanceCreationDate", "PerformedProcedureStepStartDate",
+]  # fmt: skip
+TIMES = ["StudyTime", "SeriesTime", "AcquisitionTime", "ContentTime", "InstanceCreationTime"]
+CODES = [
+    "StudyID", "AccessionNumber", "StationName", "DeviceSerialNumber", "RequestedProcedureID", "AdmissionID",
+    "PerformedProcedureStepID", "OtherPatientIDsSequence", "RequestAttributesSequence", "StudyInstanceUID",
+    "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID",
+]  # fmt: skip
+PERSONAL = NAMES + DATES + TIMES + CODES
 NEEDED = [
     "SOPClassUID", "Modality", "ImageType", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "Rows",
     "Columns", "BitsAllocated", "PixelRepresentation", "PixelSpacing", "ImagePositionPatient",
     "ImageOrientationPatient", "SliceThickness", "SpacingBetweenSlices", "GantryDetectorTilt", "RescaleSlope",
     "RescaleIntercept", "RescaleType", "PixelPaddingValue", "PixelPaddingRangeLimit",
 ]  # fmt: skip
-A_DATE = r"(?<!\d)(?:19|20)\d\d[-_.]?(?:0[1-9]|1[0-2])[-_.]?(?:0[1-9]|[12]\d|3[01])(?!\d)"
-MARK = re.compile(r"\d+(?:\.\d+){4,}|" + A_DATE)  # a UID or a date in a file's name
 
 
-# ---------------------------------------------------------------- who and when
-
-
-def plain(text):
-    """Letters and digits alone, without case and accents: ``DOE^Zoë`` and ``doe_zoe`` are the same."""
-    return "".join(c for c in unicodedata.normalize("NFKD", str(text)).casefold() if c.isalnum())
-
-
-def tells(name, words):
-    """Whether a file's or folder's name holds one of a header's words (`plain`) on who and when."""
-    bare = plain(name)
-    return any(word == bare or (len(word) > 2 and word in bare) for word in words)
-
-
-def shown(path, words):
-    """The path as messages may show it: ``*`` for the parts that tell, and for dates and UIDs."""
-    return Path(*("*" if tells(part, words) else MARK.sub("*", part) for part in Path(path).parts))
+# ---------------------------------------------------------------- what messages may say
 
 
 def code(value):
@@ -102,9 +94,10 @@ def header(file):
         return None
     head["whole"] = head["pixels"] != () and head["SOPClassUID"] is not None
     words = [text for key in PERSONAL for text in listed(head[key])]
-    words += [w for key in PERSONAL[:2] for text in listed(head[key]) for w in re.split(r"[\^=,\s]+", text)]
-    words += [text.split(".")[0] for key in PERSONAL[-4:] for text in listed(head[key])]  # times without fractions
-    return head | {"words": frozenset(map(plain, words)) - {""}}
+    words += [w for key in NAMES for text in listed(head[key]) for w in re.split(r"[\^=,\s]+", text)]
+    words += [text.split(".")[0] for key in TIMES for text in listed(head[key])]  # without fractions
+    dates = [personal.spellings(text) for key in DATES for text in listed(head[key])]
+    return head | {"words": frozenset(map(personal.plain, words)).union(*dates) - {""}}
 
 
 def listed(value):
@@ -116,7 +109,9 @@ def _value(d, key):
     """``?``: there, but not readable as what it should be."""
     try:
         value = d.get(key)
-        many = isinstance(value, MultiValue)
+        if isinstance(value, Sequence):  # of codes: what its items hold
+            value = [element.value for item in value for element in item if element.VR != "SQ"]
+        many = isinstance(value, MultiValue | list)
         found = [v if isinstance(v, int | float) else str(v) for v in (value if many else [value])]
     except Exception:
         return "?"

@@ -4,7 +4,8 @@ The axes are turned, never interpolated, until slices are as near to axial as th
 them: columns run from the patient's right to the left, rows from front to back, slices upwards. The affine is turned
 with them and stays exact. ``scl_slope`` and ``scl_inter`` are applied once. Padding outside the scan circle becomes -1000 HU.
 
-Kept from a file: numbers. Its texts (``descrip``, ``aux_file``, extensions) are not read.
+Kept from a file: numbers. Its texts (``descrip``, ``aux_file``, extensions) are not read. A volume is named after its
+file; a name that looks like a date or UID becomes ``series_01``. A person's name in it is not known as one.
 """
 
 from pathlib import Path
@@ -13,7 +14,7 @@ import nibabel as nib
 import numpy as np
 from nibabel import orientations
 
-from dipline.readers import base
+from dipline.readers import base, personal
 from dipline.readers.base import ReadError, Scan
 
 MODALITY = "ct"
@@ -25,10 +26,14 @@ MILLIMETRES = {"meter": 1000.0, "micron": 0.001}
 
 def list_volumes(path):
     """{name: [files]} of a folder (with its subfolders) or of one file."""
-    found, advice = {}, "; correct the dataset's `path`, or unpack the archive there"
+    found, private, advice = {}, [], "; correct the dataset's `path`, or unpack the archive there"
     for file in (file for files in base.find_volumes(path, ".nii*", advice).values() for file in files):
-        found.setdefault(file.name.removesuffix(".gz").removesuffix(".nii"), []).append(file)
-    return found
+        name = file.name.removesuffix(".gz").removesuffix(".nii")
+        if personal.private(name):
+            private.append(("", [file]))
+        else:
+            found.setdefault(name, []).append(file)
+    return personal.named([*found.items(), *private])
 
 
 def inspect(files):
