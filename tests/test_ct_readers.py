@@ -225,6 +225,37 @@ def test_dicom_accepts_with_a_warning(tmp_path):
     assert scan.warnings == ["IM0000.dcm: the slices are not axial; they are reconstructed as if they were"]
 
 
+@pytest.mark.parametrize("said", [{"RescaleSlope": None, "RescaleIntercept": None}, {}])
+def test_dicom_refuses_values_that_are_no_hounsfield_units(tmp_path, said):
+    """Stored + 1024 without slope and intercept gave air at +24 HU, with a warning; padding must not pass for air."""
+    hu = body(3) + 1024
+    hu[:, 0] = -2000
+    files = series(tmp_path / "s", change=said, intercept=0)
+    for file, image in zip(files, hu, strict=True):
+        d = pydicom.dcmread(file)
+        d.PixelData = image.astype("<i2").tobytes()
+        d.save_as(file)
+    with pytest.raises(ReadError, match=r"s: values from 24 to 11\d\d: these are no Hounsfield units; allowed HU.*1024"):
+        dicom.load(files, [1])
+    for file in files:
+        d = pydicom.dcmread(file)
+        d.add_new("PixelPaddingValue", "SS", -1000)  # declared, and above what passes for padding anyway
+        d.PixelData = np.where(hu[0] == -2000, -1000, hu[0]).astype("<i2").tobytes()
+        d.save_as(file)
+    with pytest.raises(ReadError, match="values from 24 to 11"):
+        dicom.load(files, [1])
+
+
+def test_dicom_a_slice_without_air_belongs_to_a_volume_with_air(tmp_path):
+    hu = body(3)
+    hu[1] = np.abs(hu[1] % 100) + 1
+    found = [dataset(image, (-18, -15, 3 * i)) for i, image in enumerate(hu)]
+    files = save(tmp_path, found)
+    np.testing.assert_array_equal(dicom.load(files, [1]).data, hu[1:2])
+    with pytest.raises(ReadError, match="no Hounsfield units"):
+        dicom.load(save(tmp_path / "alone", found[1:2]), [0])
+
+
 @pytest.mark.parametrize("syntax", ["ImplicitVRLittleEndian", "ExplicitVRBigEndian", "DeflatedExplicitVRLittleEndian",
                                     "RLELossless"])  # fmt: skip
 def test_dicom_transfer_syntaxes(tmp_path, syntax):
@@ -340,6 +371,8 @@ def test_dicom_lists_what_it_cannot_use_and_loses_nothing(tmp_path):
 # ---------------------------------------------------------------- DICOM: refusals
 
 
+LUT = pydicom.Dataset()
+LUT.ModalityLUTType = "HU"
 BAD_DICOM = {  # change of every file, change of one, message
     "modality": ({"Modality": "MR"}, {}, "IM0000.dcm: modality MR; allowed CT; leave"),
     "localiser": ({}, {1: {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}}, r"IM0001.dcm: a localiser"),
@@ -375,6 +408,7 @@ BAD_DICOM = {  # change of every file, change of one, message
         "IM0001.dcm: no ImagePositionPatient or.*single file alone",
     ),
     "skew": ({"ImageOrientationPatient": [1, 0, 0, 0.5, 0.9, 0]}, {}, "allowed two directions at right angles"),
+    "table": ({"ModalityLUTSequence": [LUT]}, {}, "a ModalityLUTSequence; allowed RescaleSlope and"),
     "no HU": ({"RescaleType": "Z_EFF"}, {}, "RescaleType Z_EFF; allowed HU"),
 }
 
@@ -699,6 +733,7 @@ BAD_NIFTI = {  # values, header, does inspect see it, message
     "1-D": (OK[:, :1, :1], {}, True, r"shape \(24, 1, 1\); allowed 2 or 3 axes"),
     "magnitude": (np.abs(OK), {}, False, r"values from 0 to 1000: these are no Hounsfield units; allowed HU"),
     "shifted": (OK + 1024, {}, False, "no Hounsfield units.*subtracting 1024"),
+    "shifted, padded": (np.where(np.arange(3) == 1, OK + 1024, -3024), {}, False, "values from 24 to 11.*no Hounsfield"),
     "fractions": ((OK + 1000) / 2000, {}, False, r"values from 0 to 0\.\d+: these are no Hounsfield units"),
     "mask": ((OK > 0).astype(np.uint8), {}, False, "values from 0 to 1: these are no Hounsfield units"),
     "air": (OK * 0 - 1000, {}, False, "no Hounsfield units"),

@@ -214,6 +214,25 @@ def fill_padding(hu, padding, where):
     return [f"{where}: {share:.2%} of the pixels were padding (no matter) and are set to -1000 HU"] if share else []
 
 
+def check_hounsfield(where, images):
+    """Refuse a volume whose values can be no HU: nothing below -200 (air), or nothing from 5 upwards (fractions, air alone).
+
+    ``images``: arrays, one at a time, until both were seen; padding (-1500 or less) and NaN say nothing.
+    """
+    low, high = np.inf, -np.inf
+    for image in images:
+        values = image[np.isfinite(image) & (image > -1500)]
+        if values.size:
+            low, high = min(low, values.min()), max(high, values.max())
+        if low < -200 and high >= 5:
+            return
+    if low <= high:
+        raise ReadError(
+            f"{where}: values from {low:.4g} to {high:.4g}: these are no Hounsfield units; allowed HU, with air near "
+            "-1000; convert them (often by subtracting 1024)"
+        )
+
+
 def check_slice(where, hu, s):
     """Refuse a slice that holds NaN or Inf, or one value alone."""
     if not np.isfinite(hu).all():

@@ -14,6 +14,7 @@ of the patient or of staff, number, date (in any order) or UID, or looks like a 
 import os
 import re
 from collections import Counter
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -65,11 +66,21 @@ def load(files, slices):
     padding = np.zeros(data.shape, bool)
     for i, s in enumerate(slices):
         data[i], padding[i] = dicom_file.hounsfield(v["slices"][s])
+    base.check_hounsfield(v["where"], _widening(v["slices"], data, padding))
     warnings = v["warnings"] + base.fill_padding(data, padding, v["where"].name)
     for s, image in zip(slices, data, strict=True):
         base.check_slice(v["where"], image, s)
     kept = {"affine": v["affine"].copy(), "voxel": v["voxel"], "warnings": warnings}
     return Scan(MODALITY, data, list(slices), recon_shape=v["shape"][1:], **kept)
+
+
+def _widening(slices, data, padding):
+    """The chosen slices without their padding, then those of the whole volume that can be read: one may hold no air."""
+    yield data[~padding]
+    for one in slices:
+        with suppress(ReadError):
+            image, outside = dicom_file.hounsfield(one)
+            yield image[~outside]
 
 
 def fake(folder):

@@ -38,7 +38,7 @@ NEEDED = [
     "SOPClassUID", "Modality", "ImageType", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "Rows",
     "Columns", "BitsAllocated", "PixelRepresentation", "PixelSpacing", "ImagePositionPatient",
     "ImageOrientationPatient", "SliceThickness", "SpacingBetweenSlices", "GantryDetectorTilt", "RescaleSlope",
-    "RescaleIntercept", "RescaleType", "PixelPaddingValue", "PixelPaddingRangeLimit",
+    "RescaleIntercept", "RescaleType", "ModalityLUTSequence", "PixelPaddingValue", "PixelPaddingRangeLimit",
 ]  # fmt: skip
 
 
@@ -115,7 +115,7 @@ def _value(d, key):
         found = [v if isinstance(v, int | float) else str(v) for v in (value if many else [value])]
     except Exception:
         return "?"
-    return None if value is None or value == "" else found if many else found[0]
+    return None if value is None or value in ("", []) else found if many else found[0]
 
 
 def _pixels(stream, implicit, little):

@@ -73,6 +73,8 @@ def _check_kind(head, where, notes, refuse):
         refuse("a multi-frame image", "one slice a file", "export it as single-frame (classic) CT")
     if head["SamplesPerPixel"] not in (None, 1) or "MONO" not in str(head["PhotometricInterpretation"] or "MONO"):
         refuse("a colour image", "one grey value a pixel", "leave that series out")
+    if head["ModalityLUTSequence"] is not None:
+        refuse("a ModalityLUTSequence", "RescaleSlope and RescaleIntercept", "export the series again in HU")
     if head["RescaleType"] not in (None, "HU", "HU_MOD", "US"):  # US: unspecified
         refuse(f"RescaleType {code(head['RescaleType'])}", "HU", "leave that series out: its values are no HU")
 

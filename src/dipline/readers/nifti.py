@@ -51,15 +51,7 @@ def load(files, slices):
         first, last = min(slices), max(slices)
         base.check_choice(file, range(first, last + 1), v["shape"])  # all between is read: a .gz has no random access
         block = _block(file, v, first, last)
-        if not _hounsfield(block):
-            count = v["shape"][0]
-            base.check_choice(file, range(count), v["shape"])
-            whole = _block(file, v, 0, count - 1)  # a slice inside the body may hold no air, the volume must
-            if not _hounsfield(whole):
-                raise ReadError(
-                    f"{file}: values from {np.nanmin(whole):.4g} to {np.nanmax(whole):.4g}: these are no Hounsfield "
-                    "units; allowed HU, with air near -1000; convert them (often by subtracting 1024)"
-                )
+        base.check_hounsfield(file, _widening(file, v, block))
         data = np.stack([block[s - first] for s in slices]).astype(np.float32)
         warnings = v["warnings"] + base.fill_padding(data, np.zeros(data.shape, bool), file.name)
         for s, image in zip(slices, data, strict=True):
@@ -136,7 +128,8 @@ def _block(file, v, first, last):
     return orientations.apply_orientation(block.reshape(stored), v["turn"]).transpose(2, 1, 0)
 
 
-def _hounsfield(values):
-    """Whether these can be HU: air is somewhere (below -200), and the numbers are no fractions."""
-    values = values[np.isfinite(values)]
-    return not len(values) or (values.min() < -200 and values.max() >= 5)
+def _widening(file, v, block):
+    """What was read, then the whole volume: a slice inside the body may hold no air, the volume must."""
+    yield block
+    base.check_choice(file, range(v["shape"][0]), v["shape"])
+    yield _block(file, v, 0, v["shape"][0] - 1)

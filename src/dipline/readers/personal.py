@@ -6,8 +6,8 @@ from functools import cache
 from itertools import count, product
 from pathlib import Path
 
-MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split()
-LONG = "january february march april may june july august september october november december".split()
+MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
+LONG = ["january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november", "december"]
 FOREIGN = {"mrz": 3, "maerz": 3, "mai": 5, "sept": 9, "okt": 10, "dez": 12}  # the usual other spellings
 PARTS = {
     "Y": r"(?:19|20)\d\d", "y": r"\d\d", "M": r"(?:0[1-9]|1[0-2])", "D": r"(?:0[1-9]|[12]\d|3[01])", "-": "[-_. ]",
