@@ -368,6 +368,78 @@ def test_dicom_lists_what_it_cannot_use_and_loses_nothing(tmp_path):
         dicom.list_volumes(tmp_path)
 
 
+def test_dicom_empty_and_cut_off_files_are_named(tmp_path):
+    """A file of 0 bytes or without its beginning vanished: the series was loaded with two slices, 6 mm apart."""
+    files = series(tmp_path / "good")
+    whole = files[1].read_bytes()
+    for content, message in ((b"", "an empty file"), (whole[:90], "no DICOM file, or its beginning is cut off")):
+        for ending in (".dcm", ".IMA"):
+            file = files[1].with_suffix(ending)
+            files[1].unlink(missing_ok=True)
+            file.write_bytes(content)
+            volumes = dicom.list_volumes(tmp_path)
+            assert {k: len(v) for k, v in volumes.items()} == {"good": 2, "good_IM0001": 1}
+            with pytest.raises(ReadError, match=rf"{file.name}: {message}; allowed"):
+                dicom.inspect(volumes["good_IM0001"])
+            said = ["good: slices of 3 mm lie 6 mm apart; some may be missing"]
+            assert dicom.inspect(volumes["good"])["warnings"] == said
+            file.unlink()
+    files[1].write_bytes(b"")
+    files[0].write_bytes(b"")
+    volumes = dicom.list_volumes(tmp_path)
+    assert {k: len(v) for k, v in volumes.items()} == {"good_IM0002": 1, "good_unreadable": 2}
+    with pytest.raises(ReadError, match=r"IM0000\.dcm and 1 more: an empty file"):
+        dicom.inspect(volumes["good_unreadable"])
+
+
+@pytest.mark.parametrize(
+    ("thickness", "distance", "warned"),
+    [(3, None, False), (2.1, None, False), (2, None, True), (1, None, True), (1, 3, False), (1, 1, True), (None, 1, False)],
+)
+def test_dicom_slices_far_apart(tmp_path, thickness, distance, warned):
+    files = series(tmp_path / "s", change={"SliceThickness": thickness, "SpacingBetweenSlices": distance})
+    said = [f"s: slices of {thickness} mm lie 3 mm apart; some may be missing"] if warned else []
+    assert dicom.inspect(files)["warnings"] == said
+
+
+@pytest.mark.parametrize("syntax", ["ImplicitVRLittleEndian", "ExplicitVRLittleEndian"])
+@pytest.mark.parametrize("ending", [".dcm", ""])
+def test_dicom_without_preamble(tmp_path, syntax, ending):
+    """A folder of files without preamble was gone from the list, without a word, where other scans were found."""
+    series(tmp_path / "good")
+    hu = body(3, seed=2)
+    for i, image in enumerate(hu):
+        d = dataset(image, (-18, -15, 3 * i), series="1.2.840.5")
+        d.file_meta.TransferSyntaxUID = getattr(uid, syntax)
+        (file,) = save(tmp_path / "one", [d])
+        stream = file.read_bytes()
+        head = 132 + 12 + int.from_bytes(stream[140:144], "little")  # preamble, mark, group 2
+        file.unlink()
+        (tmp_path / "bare").mkdir(exist_ok=True)
+        (tmp_path / "bare" / f"IM{i}{ending}").write_bytes(stream[head:])
+        (tmp_path / "meta").mkdir(exist_ok=True)
+        (tmp_path / "meta" / f"IM{i}{ending}").write_bytes(stream[132:])
+    (tmp_path / "good" / "notes").write_bytes(b"\x08\0" * 200)
+    (tmp_path / "good" / "more").write_bytes(b"\x08\0\x05\0" + b"\xff" * 200)
+    volumes = dicom.list_volumes(tmp_path)
+    assert {k: len(v) for k, v in volumes.items()} == {"bare": 3, "good": 3, "meta": 3}
+    name = "Implicit" if "Implicit" in syntax else "Explicit"
+    said = f"bare: no preamble and no transfer syntax; {name} VR Little Endian is assumed"
+    for folder, noted in (("bare", [said]), ("meta", [])):
+        scan = dicom.load(volumes[folder], [0, 1, 2])
+        np.testing.assert_array_equal(scan.data, hu)
+        assert scan.warnings == noted
+
+
+@pytest.mark.parametrize(("key", "kind"), [("FloatPixelData", "<f4"), ("DoubleFloatPixelData", "<f8")])
+def test_dicom_floating_point_pixels(tmp_path, key, kind):
+    """They were said to be no pixel data, not exported or cut off."""
+    change = {"PixelData": None, key: body(1)[0].astype(kind).tobytes(), "BitsAllocated": 8 * int(kind[2])}
+    (file,) = save(tmp_path, [dataset(body(1)[0], change=change)])
+    with pytest.raises(ReadError, match="floating-point pixels; allowed whole numbers: those are not supported"):
+        dicom.inspect([file])
+
+
 # ---------------------------------------------------------------- DICOM: refusals
 
 
@@ -375,7 +447,7 @@ LUT = pydicom.Dataset()
 LUT.ModalityLUTType = "HU"
 BAD_DICOM = {  # change of every file, change of one, message
     "modality": ({"Modality": "MR"}, {}, "IM0000.dcm: modality MR; allowed CT; leave"),
-    "localiser": ({}, {1: {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}}, r"IM0001.dcm: a localiser"),
+    "localiser": ({}, {1: {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}}, "IM0001.dcm: a localiser.*take that file out"),
     "frames": ({"NumberOfFrames": 2}, {}, "a multi-frame image; allowed one slice a file; export it as single-frame"),
     "enhanced": ({"SOPClassUID": uid.EnhancedCTImageStorage}, {}, "a multi-frame image"),
     "samples": ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, {}, "a colour image; allowed one grey"),
@@ -460,8 +532,9 @@ def test_dicom_refuses_files_that_are_none_or_cut_off(tmp_path):
     (file,) = series(tmp_path, 1)
     whole = file.read_bytes()
     for content, message in (
-        (b"", "no DICOM file; allowed"),
-        (b"plain text " * 50, "no DICOM file; allowed"),
+        (b"", "an empty file; allowed files with DICOM's header; copy it again"),
+        (whole[:100], "no DICOM file, or its beginning is cut off; allowed"),
+        (b"plain text " * 50, "no DICOM file, or its beginning is cut off; allowed"),
         (whole[:140], r"no pixel data \(not exported, or cut off\)"),
         (whole[:600], r"no pixel data \(not exported, or cut off\)"),
         (whole[:128] + b"DICM" + b"\xff" * 99, "header cannot be read|no pixel data"),

@@ -28,18 +28,24 @@ from dipline.readers.base import ReadError, Scan
 MODALITY = "ct"
 PARAMETERS = {}
 
+ENDINGS = (".dcm", ".ima")
 TO_RAS = np.diag([-1.0, -1.0, 1.0])  # DICOM's axes point to the left and the back
 
 
 def list_volumes(path):
-    """{name: [files]} of a folder (with its subfolders) or of one file, by headers alone. Other files are skipped."""
+    """{name: [files]} of a folder (with its subfolders) or of one file, by headers alone. Other files are skipped.
+
+    Not those that should be images, by their ending: empty or cut off, they are volumes of their own, which `inspect`
+    refuses.
+    """
     path = Path(path)
     if path.is_file():
         return _named(path.parent, [[path]], {path: dicom_file.header(path)})
     if not path.is_dir():
         raise ReadError(f"{path}: no such file or folder; correct the dataset's `path` in the study file")
     files = _files(path)
-    heads = {file: dicom_file.header(file) for file in files if dicom_file.is_dicom(file)}
+    meant = [file for file in files if dicom_file.is_dicom(file) or file.suffix.lower() in ENDINGS]
+    heads = {file: dicom_file.header(file) for file in meant}
     heads = {file: h for file, h in heads.items() if h is None or h["Rows"] or h["Modality"] in (None, "CT")}
     if not heads:
         found = f"{len(files)} files, none of them a DICOM image" if files else "no file"
@@ -136,6 +142,8 @@ def _named(root, groups, heads):
         if len(files) == 1 and (beside[folder] > 1 or folder == root):
             parts.append(files[0].stem)
         parts = parts or [root.resolve().name]
+        if len(files) > 1 and not any(heads[file] for file in files):
+            parts.append("unreadable")
         words = _words(files, heads)
         whole = "_".join(parts)  # folders 2017/03/12 are a date, too
         tells = any(personal.private(part, words) for part in (*parts, whole))
@@ -180,6 +188,8 @@ def _volume(stamps):
     for i, (file, head) in enumerate(heads.items(), 1):
         shown = personal.shown(file, words)
         label = f"{shown}" if shown.name == file.name else f"{shown} (file {i} of {len(files)} by name)"
+        if len(files) > 1 and not any(heads.values()):
+            label += f" and {len(files) - 1} more"
         slices.append(dicom_series.read_slice(file, head, label, notes))
     dicom_series.check_same(where, slices)
     slices, step = dicom_series.ordered(where, slices, notes)

@@ -13,7 +13,7 @@ import numpy as np
 import pydicom
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from dipline.readers import personal
 from dipline.readers.base import ReadError
@@ -68,25 +68,48 @@ def _quiet():
 # ---------------------------------------------------------------- the header
 
 
+FIRST = {(2, 0), (2, 1), (2, 2), (2, 16), (8, 0), (8, 1), (8, 5), (8, 8), (8, 0x12), (8, 0x16), (8, 0x18)}  # elements
+
+
 def is_dicom(file):
-    """Whether a file bears DICOM's mark, or cannot be opened to see."""
+    """Whether a file bears DICOM's mark, or begins as a header does where the preamble is missing, or cannot be opened."""
     try:
         with open(file, "rb") as stream:
-            return stream.read(132)[128:] == b"DICM"
+            start = stream.read(132)
     except OSError:
         return True
+    return start[128:] == b"DICM" or _bare(start)
+
+
+def _bare(start):
+    """Whether a file's first bytes are an element of group 2 or 8, explicit or implicit, little endian."""
+    if start[128:] == b"DICM" or len(start) < 132 or struct.unpack("<HH", start[:4]) not in FIRST:
+        return False
+    return start[4:6] in (b"UL", b"OB", b"UI", b"CS", b"DA") or struct.unpack("<I", start[4:8])[0] < 256
+
+
+def _read(stream, **how):
+    """(data set, whether its encoding had to be found out): without preamble and transfer syntax, as some archives store."""
+    bare = _bare(stream.read(132))
+    stream.seek(0)
+    d = pydicom.dcmread(stream, force=bare, **how)
+    if guessed := bare and not d.file_meta.get("TransferSyntaxUID"):
+        implicit, _ = d.original_encoding
+        d.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+    return d, guessed
 
 
 def header(file):
     """{keyword: text, number, list of them, or None} of a file; None where it cannot be read at all.
 
     ``words``: who and when, `plain`; ``pixels``: (bytes stated, bytes left in the file) of the pixel data, () where the
-    file has none, None where all of it is packed; ``whole``: whether the header is there to its end.
+    file has none, None where all of it is packed, "float" where they are no whole numbers; ``whole``: whether the header
+    is there to its end; ``guessed``: whether the encoding is not stated.
     """
     try:
         with _quiet(), open(file, "rb") as stream:
-            d = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=NEEDED + PERSONAL)
-            head = {key: _value(d, key) for key in NEEDED + PERSONAL}
+            d, guessed = _read(stream, stop_before_pixels=True, specific_tags=NEEDED + PERSONAL)
+            head = {"guessed": guessed} | {key: _value(d, key) for key in NEEDED + PERSONAL}
             head["syntax"] = UID(d.file_meta.get("TransferSyntaxUID") or "")
             packed = head["syntax"] == DeflatedExplicitVRLittleEndian
             head["pixels"] = None if packed else _pixels(stream, *d.original_encoding)
@@ -121,8 +144,9 @@ def _value(d, key):
 def _pixels(stream, implicit, little):
     """`header`'s ``pixels``; the stream stands before the pixel data, if there are any."""
     start, order = stream.read(12), "<" if little else ">"
-    if len(start) < 12 or struct.unpack(order + "HH", start[:4]) != (0x7FE0, 0x0010):
-        return ()
+    tag = struct.unpack(order + "HH", start[:4]) if len(start) == 12 else ()
+    if tag != (0x7FE0, 0x0010):
+        return "float" if tag in ((0x7FE0, 0x0008), (0x7FE0, 0x0009)) else ()
     at = stream.tell() - (4 if implicit else 0)
     return struct.unpack(order + "I", start[4:8] if implicit else start[8:12])[0], stream.seek(0, 2) - at
 
@@ -152,8 +176,8 @@ def packages(syntax):
 def hounsfield(s):
     """HU of a slice, float32 (rows, columns), and where it is padding, bool."""
     try:
-        with _quiet():
-            stored = pydicom.dcmread(s.file).pixel_array
+        with _quiet(), open(s.file, "rb") as stream:
+            stored = _read(stream)[0].pixel_array
     except Exception as problem:
         packed = s.syntax.is_compressed and s.syntax.is_encapsulated
         advice = "copy or download it again" + (f", or pip install {packages(s.syntax)}" if packed else "")

@@ -15,6 +15,7 @@ from dipline.readers.dicom_file import code, is_dicom, listed, numbers, packages
 ENHANCED = ("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")  # CT with all slices in one file
 LARGEST = 8192  # pixels along a side
 MATTER = -900  # HU; a declared padding value above it would turn matter into air
+APART = 1.5  # times the thickness of a slice: a distance from which on slices may be missing
 UNEVEN = 0.2  # positions are often rounded to 0.1 mm; a gap may differ from the usual one by this part of it
 
 
@@ -25,9 +26,13 @@ def read_slice(file, head, where, notes):
         raise ReadError(f"{where}: {found}; allowed {allowed}; {advice}")
 
     if not is_dicom(file):
-        refuse("no DICOM file", "files with DICOM's mark at byte 128", "leave that file out, or convert it")
+        empty = not file.stat().st_size
+        found = "an empty file" if empty else "no DICOM file, or its beginning is cut off"
+        refuse(found, "files with DICOM's header", "copy it again, or take it out of the folder if it is none")
     if head is None:
         refuse("its header cannot be read", "a whole file that you may read", "copy or download it again")
+    if head["guessed"]:
+        notes[f"no preamble and no transfer syntax; {head['syntax'].name} is assumed"] = None
     _check_kind(head, where, notes, refuse)
     _check_pixels(head, refuse)
     spacing = numbers(head, "PixelSpacing", 2, where)
@@ -51,12 +56,13 @@ def read_slice(file, head, where, notes):
         across /= np.linalg.norm(across)
         down /= np.linalg.norm(down)
     sizes = [numbers(head, key, 1, where) for key in ("SliceThickness", "SpacingBetweenSlices")]
+    thickness, distance = (float(s[0]) if s is not None and 0 < s[0] < 1000 else None for s in sizes)
     return SimpleNamespace(
         file=file, where=where, syntax=head["syntax"], shape=(head["Rows"], head["Columns"]),
         spacing=spacing, orientation=orientation, position=numbers(head, "ImagePositionPatient", 3, where),
         slope=slope, intercept=intercept, padding=_padding(head, slope, intercept, notes),
         tilt=numbers(head, "GantryDetectorTilt", 1, where),
-        thickness=next((float(s[0]) for s in sizes if s is not None and 0 < s[0] < 1000), None),
+        thickness=thickness, distance=distance,
     )  # fmt: skip
 
 
@@ -68,7 +74,7 @@ def _check_kind(head, where, notes, refuse):
     if modality == "none":
         notes["no Modality; CT is assumed"] = None
     if "LOCALIZER" in listed(head["ImageType"]):
-        refuse("a localiser (scout view)", "axial slices", "leave that series out")
+        refuse("a localiser (scout view)", "axial slices", "take that file out of the folder: its series waits for it")
     if head["SOPClassUID"] in ENHANCED or (frames is not None and frames[0] > 1):
         refuse("a multi-frame image", "one slice a file", "export it as single-frame (classic) CT")
     if head["SamplesPerPixel"] not in (None, 1) or "MONO" not in str(head["PhotometricInterpretation"] or "MONO"):
@@ -83,6 +89,8 @@ def _check_pixels(head, refuse):
     """Refuse an image that is not there, is cut off, or is packed in a way that nothing here unpacks."""
     if head["pixels"] == ():
         refuse("no pixel data (not exported, or cut off)", "an image", "copy or export the file again")
+    if head["pixels"] == "float":
+        refuse("floating-point pixels", "whole numbers: those are not supported", "export as 16-bit pixels in HU")
     syntax, decoder, found = head["syntax"], None, "an unknown transfer syntax"
     if syntax in AllTransferSyntaxes:
         found = f"transfer syntax {syntax.name}"
@@ -150,9 +158,10 @@ def ordered(where, slices, notes):
     normal = np.cross(*first.orientation)
     slices = sorted(slices, key=lambda s: float(s.position @ normal))
     if len(slices) == 1:
-        if first.thickness is None:
+        size = first.thickness or first.distance
+        if size is None:
             notes["no SliceThickness; 1 mm is assumed"] = None
-        step = normal * (first.thickness or 1.0)
+        step = normal * (size or 1.0)
     else:
         at = np.stack([s.position for s in slices])
         gaps = np.diff(at @ normal)
@@ -168,6 +177,9 @@ def ordered(where, slices, notes):
                 f"{where}: gaps of {gaps.min():.2f} to {gaps.max():.2f} mm between slices; allowed even ones: slices "
                 "are missing; copy those, or keep a part without gaps in that folder"
             )
+        meant = first.distance and abs(usual - first.distance) <= UNEVEN * usual
+        if first.thickness and usual >= APART * first.thickness and not meant:
+            notes[f"slices of {first.thickness:g} mm lie {usual:.4g} mm apart; some may be missing"] = None
         step = (at[-1] - at[0]) / (len(at) - 1)
         aside = at - at[0] - np.arange(len(at))[:, None] * step
         if np.linalg.norm(aside - np.outer(aside @ normal, normal), axis=1).max() > first.spacing[0]:
