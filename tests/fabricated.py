@@ -83,12 +83,12 @@ def hounsfield(image):
 def folder(size=SIZE, image=picture, **more):
     """Results of two volumes (a third is broken), four arms, two seeds; one job failed, one is missing. The plan."""
     plan = Plan.load(study(**more))
-    index = json.loads((plan.root / "index.json").read_text())
+    index = json.loads((plan.root / ".scans/index.json").read_text())
     for dataset, entries in index.items():
         if "patient_003" in entries["volumes"]:
             broken = f"scans/{dataset}/patient_003.h5: not an HDF5 file; copy it again"
             entries["volumes"]["patient_003"]["problem"] = broken
-    store.write_text(plan.root / "index.json", json.dumps(index))
+    store.write_text(plan.root / ".scans/index.json", json.dumps(index))
     store.write_text(plan.root / "study.resolved.yaml", plan.resolved_yaml())
     plan = Plan.open(plan.root)
     for dataset, volumes in plan.volumes.items():

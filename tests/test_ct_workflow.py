@@ -1,12 +1,18 @@
 """CT through the same workflow: synthetic patients as DICOM, their study whole, and nothing personal in what comes out."""
 
+import base64
+import contextlib
+import gzip
 import json
+import subprocess
+import sys
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pydicom
 import pytest
+from test_ct_readers import SECRETS, body, dataset
 from test_workflow import snakemake
 
 from dipline import store
@@ -90,3 +96,107 @@ def test_nothing_personal_comes_out(done):
 def test_a_second_run_does_nothing(done):
     run = snakemake(done, STUDY)
     assert "Nothing to be done" in run.stdout + run.stderr
+
+
+# ---------------------------------------------------------------- scans of persons
+
+TELL = [
+    b"doe_zoe", b"doe^", b"doezoe", b"qx7741", b"wolkenheim", b"nightingale", b"acc99182", b"1.2.840.777", b"19340517", b"17051934",
+    b"20170312", b"20170313", b"104233", b"maidenname", b"sid4711", b"station7", b"studytext", b"kerneltext",
+]  # fmt: skip
+
+
+def persons(folder):
+    """Scans as a hospital hands them out; the header, the folder and the files say who and when. The paths of the study."""
+    hu = body(18, 32, 32)
+    for number, name in enumerate(("Doe_Zoe/20170312", "Wolkenheim")):  # more files than a command line takes, and few
+        (folder / "dicom" / name).mkdir(parents=True)
+        for i in range((18, 3)[number]):
+            d = dataset(hu[i], (-18, -15, 3 * i), change=SECRETS, series=f"1.2.840.777.2.{number}")
+            d.save_as(folder / "dicom" / name / f"Doe_Zoe.{i:02d}.1.2.840.777.4.IMA", enforce_file_format=True)
+    (folder / "dicom" / "Wolkenheim" / "QX7741.dcm").write_bytes(b"")
+    (folder / "nifti" / "Doe_Zoe").mkdir(parents=True)
+    image = nib.Nifti1Image(hu[:3].transpose(2, 1, 0).astype(np.int16), np.diag([-1.5, -1.5, 3, 1]))
+    image.header["descrip"], image.header["db_name"], image.header["aux_file"] = b"DOE^ZOE 20170312", b"QX7741", b"1.2.840.777.9"
+    for name in ("Doe_Zoe_20170312104233.nii.gz", "Doe_Zoe_17.05.1934.nii"):
+        nib.save(image, folder / "nifti" / "Doe_Zoe" / name)
+    (folder / "nifti" / "Doe_Zoe" / "Wolkenheim_1.2.840.777.1.nii").write_bytes(b"cut off")
+    views = {"acquisitions": {"V12": {"views": 12}}, "slices": "middle 2"}
+    return {
+        "study": "persons", "arms": {"fbp": {"method": "fbp"}}, "device": "cpu", "block": {"slices": 2},
+        "datasets": {
+            "series": {"reader": "dicom", "path": "scans/dicom"} | views,
+            "files": {"reader": "nifti", "path": str(folder / "nifti")} | views,
+        },
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def hospital(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hospital")
+    study = persons(folder / "scans")
+    return folder, study, snakemake(folder, study)
+
+
+def contents(file):
+    """What is in a file, unpacked; and in its name, which Snakemake encodes."""
+    data = file.read_bytes()
+    yield str(file).encode()
+    yield gzip.decompress(data) if file.suffix == ".gz" else data
+    with contextlib.suppress(ValueError):
+        yield base64.b64decode(file.name.lstrip("@"), b"-_")
+
+
+def dipline(folder, *words):
+    run = subprocess.run([sys.executable, "-m", "dipline", *words], cwd=folder, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return run.stdout + run.stderr
+
+
+def test_no_person_comes_out_of_scans_of_persons(hospital):
+    """Names of files stood in index.json, commands, lists of files, provenance, logs and Snakemake's records; the test of this looked
+    at synthetic patients alone, whose names are clean."""
+    folder, _, run = hospital
+    root = folder / "results/persons"
+    assert {p.stem for p in root.glob("reference/*/*.h5")} == {"series_01", "series_02"}
+    scores = [json.loads(p.read_text())["status"] for p in root.glob("scores/*/*/*/*/*.json")]
+    assert scores == ["done"] * 4, "all four whole scans are reconstructed"
+    written = [p for top in (root, folder / "logs", folder / ".snakemake") for p in top.rglob("*") if p.is_file()]
+    written = [p for p in written if ".scans" not in p.parts]
+    assert len(written) > 60 and any("metadata" in p.parts for p in written) and any(p.suffix == ".log" for p in written)
+    shown = dipline(folder, "show", "results/persons/measurement/series/series_01/V12.h5")
+    assert "results/persons/.scans/series/" in shown
+    texts = [text for file in written for text in contents(file)] + [t.encode() for t in (run.stdout, run.stderr, shown)]
+    found = {(told, text[:60]) for text in texts for told in TELL if told in text.lower()}
+    assert found == set()
+
+
+def test_faulty_scans_of_persons_are_named_to_the_one_who_asks(hospital):
+    """Files hold the opaque name of the scan; `dipline check` alone says which file that is."""
+    folder, _, run = hospital
+    failures = (folder / "results/persons/failures.csv").read_text()
+    for line in ("results/persons/.scans/series/series_03/0001.dcm: an empty file", "results/persons/.scans/files/series_03/0001.nii:"):
+        assert line in failures and line in run.stderr
+    said = dipline(folder, "check", "study.yaml")
+    link = "results/persons/.scans/series/series_03/0001.dcm"
+    assert f"{link} ({folder}/scans/dicom/Wolkenheim/QX7741.dcm): an empty file" in said
+    assert f"0001.nii ({folder}/scans/nifti/Doe_Zoe/Wolkenheim_1.2.840.777.1.nii)" in said
+
+
+def test_paths_of_persons_are_for_the_owner_alone(hospital):
+    folder, study, _ = hospital
+    private = folder / "results/persons/.scans"
+    assert private.stat().st_mode & 0o777 == 0o700
+    assert "Doe_Zoe" in (private / "index.json").read_text()
+    resolved = (folder / "results/persons/study.resolved.yaml").read_text()
+    assert all(f"path: {d['path']}\n" in resolved for d in study["datasets"].values()), "the user's own words stay"
+
+
+def test_a_second_run_on_scans_of_persons_does_nothing(hospital):
+    """Links that are right stay as they are."""
+    folder, study, _ = hospital
+    links = sorted((folder / "results/persons/.scans").rglob("*.dcm"))
+    before = [p.lstat().st_mtime_ns for p in links]
+    run = snakemake(folder, study)
+    assert "Nothing to be done" in run.stdout + run.stderr
+    assert len(links) == 22 and [p.lstat().st_mtime_ns for p in links] == before

@@ -71,9 +71,9 @@ def test_every_scan_is_opened_once(folder, opened):
     assert volumes(plan) == ["a", "b", "c"] and sorted(opened) == ["a", "b", "c"]
     assert plan.volumes["d"]["a"]["slices"] == 3 and plan.volumes["d"]["a"]["shape"] == [2, 16, 24]
     opened.clear()
-    written = (plan.root / "index.json").stat().st_mtime_ns
+    written = (plan.root / ".scans/index.json").stat().st_mtime_ns
     assert volumes(Plan.load(config(folder))) == ["a", "b", "c"]
-    assert opened == [] and (plan.root / "index.json").stat().st_mtime_ns == written
+    assert opened == [] and (plan.root / ".scans/index.json").stat().st_mtime_ns == written
 
 
 def test_new_changed_and_removed_scans(folder, opened):

@@ -221,7 +221,7 @@ ENTRY = '{"d": {"key": {"reader": "fastmri"}, "volumes": {"a": %s}}}'
 def test_a_broken_index_is_made_again(scans, content):
     """A full disk had left half an index. Every later call, the check and Snakemake alike, ended with a stack trace."""
     plan = Plan.load(config(scans))
-    file = plan.root / "index.json"
+    file = plan.root / ".scans/index.json"
     whole = file.read_text()
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
     assert volumes(Plan.load(config(scans))) == ["a", "b", "c"] and file.read_text() == whole
@@ -253,7 +253,7 @@ def test_another_version_of_the_reader_looks_again(scans, monkeypatch):
     assert volumes(Plan.load(config(scans))) == [], "the same code: the index is taken as it is"
     monkeypatch.setattr(registry, "code_hash", lambda files: f"new {sorted(f.stem for f in files)}")
     assert volumes(Plan.load(config(scans))) == ["a", "b", "c"]
-    assert "fastmri" in json.loads(Path("results/s/index.json").read_text())["d"]["key"]["code"]
+    assert "fastmri" in json.loads(Path("results/s/.scans/index.json").read_text())["d"]["key"]["code"]
 
 
 # ---------------------------------------------------------------- the resolved study and where results lie
@@ -326,7 +326,7 @@ def test_a_study_that_is_no_longer_one_is_not_opened(scans):
     planning.prepare(config(scans), ["my.yaml"])
     shutil.rmtree(scans)
     assert len(Plan.open(plan.root).jobs) == 3, "the scans of a finished study may be gone"
-    (plan.root / "index.json").unlink()
+    (plan.root / ".scans/index.json").unlink()
     with pytest.raises(StudyError, match="study.resolved.yaml: datasets.d.path: .*no such file or folder"):
         Plan.open(plan.root)
 

@@ -230,7 +230,7 @@ def test_golden_list_of_files(plan):
     found = {str(f.relative_to(plan.root)) for f in plan.root.rglob("*") if f.is_file()}
     made = {f for f in found if f.split("/")[0] not in ("recon", "scores", "reference", "measurement")}
     expected = {
-        "index.json",
+        ".scans/index.json",
         "study.resolved.yaml",
         "metrics.csv",
         "failures.csv",
@@ -425,7 +425,7 @@ def test_no_usable_scan_at_all(tmp_path, monkeypatch):
     that all jobs had a result."""
     monkeypatch.chdir(tmp_path)
     plan = Plan.load(study(datasets={"knee": study()["datasets"]["knee"]}))
-    file, resolved = plan.root / "index.json", plan.root / "study.resolved.yaml"
+    file, resolved = plan.root / ".scans/index.json", plan.root / "study.resolved.yaml"
     index = json.loads(file.read_text())
     for entry in index["knee"]["volumes"].values():
         entry["problem"] = "cut off"

@@ -88,7 +88,7 @@ def test_golden_list_of_files(done):
         "report.html",
         "study.resolved.yaml",
         "CITATION.md",
-        "index.json",
+        ".scans/index.json",
     ]
     assert [f for f in expected if not (root / f).is_file()] == []
     assert {p.name for p in (root / "tables").glob("brain_psnr.*")} == {

@@ -1,21 +1,23 @@
-"""What the readers found: volumes, numbers of slices, shapes, problems; kept in ``results/<study>/index.json``.
+"""What the readers found: volumes, numbers of slices, shapes, problems; kept in ``results/<study>/.scans/index.json``.
 
 Entries are keyed by the reader (its options and its code), path, size and time, so that only new or changed scans are
-opened, and only by the main process; jobs on a cluster read the file and open no scan but their own.
+opened, and only by the main process; jobs on a cluster read the file and open no scan but their own. Scans whose files may be named
+after a person are found under other names (:mod:`links`); this file alone has their paths.
 """
 
 import json
+from contextlib import contextmanager
 
-from dipline import registry, store
+from dipline import links, registry, store
 from dipline.study import NAME, First, StudyError, local
 
-FILE = "index.json"
+FILE = f"{links.FOLDER}/index.json"
 
 
 def load(study, root, fresh=True):
     """({dataset: {"key", "volumes": {name: entry}}}, problems of paths).
 
-    An entry holds ``files``, ``slices`` (number) and more, or ``problem``.
+    An entry holds ``files`` (as jobs are given them), ``slices`` (number) and more, or ``problem``.
 
     Args:
         root: the results folder.
@@ -37,7 +39,7 @@ def _known(file):
     try:
         known = json.loads(_text(file))
         entries = [entry for d in known.values() for entry in d["volumes"].values() if d["key"]]
-        return known if all(e["files"] and ("problem" in e or e["slices"]) for e in entries) else {}
+        return known if all("problem" in e or (e["files"] and e["slices"]) for e in entries) else {}
     except (ValueError, AttributeError, KeyError, TypeError):
         return {}
 
@@ -51,17 +53,25 @@ def _text(file):
 
 def keep(root, index):
     """Write the index where it is new."""
+    with _writing():
+        links.private(root)
     write(root / FILE, json.dumps(index, indent=1))
 
 
 def write(file, text):
     """Write a small file of the results where it is new; StudyError where that cannot be."""
     if _text(file) != text:
-        try:
+        with _writing():
             store.write_text(file, text)
-        except OSError as error:
-            fault, advice = error.__cause__ or error, "work in a folder that you own, with space left"
-            raise StudyError([f"the folder results/ cannot be written ({fault}); {advice}"]) from None
+
+
+@contextmanager
+def _writing():
+    try:
+        yield
+    except OSError as error:
+        fault, advice = error.__cause__ or error, "work in a folder that you own, with space left"
+        raise StudyError([f"the folder results/ cannot be written ({fault}); {advice}"]) from None
 
 
 def _dataset(root, name, dataset, known):
@@ -76,21 +86,27 @@ def _dataset(root, name, dataset, known):
             folder = root / "scans" / name
             old = {v: {"files": [str(folder / f"{v}{suffix}")], **about} for v in plugin.load().names(**params)}
         return {"key": key, "volumes": old}
-    reader = plugin.load()
+    reader, endings = plugin.load(), plugin.get("PERSONAL_PATHS")
     volumes = {}
     for volume, files in reader.list_volumes(local(dataset.path), **params).items():
         stamp = [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.exists()]
+        fits, where = NAME.fullmatch(volume), f"{files[0]}: " if not endings else ""
+        if endings:
+            with _writing():
+                files = links.link(root, name, volume, files, endings) if fits else []
         entry = old.get(volume)
         if entry is None or entry.get("stamp") != stamp:
             entry = {"files": [str(f) for f in files], "stamp": stamp}
             try:
-                if not NAME.fullmatch(volume):
-                    said = f'{files[0]}: the volume name "{volume}" becomes a folder'
+                if not fits:
+                    said = f'{where}the volume name "{volume}" becomes a folder'
                     raise ValueError(f'{said}; rename the file to letters, digits, ".", "_", "-"')
                 entry |= reader.inspect(files, **params)
             except ValueError as error:
                 entry["problem"] = str(error)
         volumes[volume] = entry
+    with _writing():
+        links.prune(root, name, volumes)
     return {"key": key, "volumes": volumes}
 
 

@@ -7,7 +7,7 @@ results/<study>/
     recon/{dataset}/{volume}/{acq}/{arm}/seed{seed}/{block}.h5, {block}.snapshots.h5
     scores/{dataset}/{volume}/{acq}/{arm}/seed{seed}.json
     study.resolved.yaml                                          the study with all defaults and scans: itself a study file
-    index.json                                                   the scans that were found
+    .scans/                                                      the scans that were found, and where they lie: private
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import yaml
 
-from dipline import faults, inputs, measure_mri, registry
+from dipline import faults, inputs, links, measure_mri, registry
 from dipline import index as indexing
 from dipline import study as studies
 from dipline.study import PHYSICS, StudyError
@@ -111,7 +111,7 @@ class Plan:
 
     @classmethod
     def open(cls, root):
-        """The plan of a results folder, from ``study.resolved.yaml`` and ``index.json``; its scans need not be there any more."""
+        """The plan of a results folder, from ``study.resolved.yaml`` and the index; its scans need not be there any more."""
         file = Path(root) / RESOLVED
         study, problems = studies.examined(studies.read(file))
         index, lost = indexing.load(study, Path(root), fresh=False)
@@ -231,7 +231,7 @@ class Plan:
         return files if len(files) <= self.MANY else f"@{self._list(dataset, volume)}"
 
     def _list(self, dataset, volume):
-        return f"{self.root}/scans/{dataset}/{volume}.files"
+        return f"{self.root}/{links.FOLDER}/{dataset}/{volume}.files"
 
     def write_lists(self):
         """Write the lists that :meth:`scan_words` names."""

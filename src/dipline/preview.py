@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dipline import registry, store
+from dipline import links, registry, store
 from dipline.study import StudyError
 
 MASKS = {
@@ -33,7 +33,7 @@ def text(plan):
         lines.append(f"{d}: {len(volumes)} volume(s), {slices} slice(s), {', '.join(study.datasets[d].acquisitions)}")
         lines += [f"  note: {v}: {w}" for v, entry in volumes.items() for w in entry.get("warnings", [])]
         lines += [f"  note: {note}" for note in (*_unjudged(plan, d), *_limited(plan, d))]
-    lines += [f"left out: {line}" for line in plan.missing()]
+    lines += [f"left out: {links.resolved(line, plan.root)}" for line in plan.missing()]
     for d in plan.volumes:
         arms = [arm for arm, other in plan.left_out if other == d]
         if arms:

@@ -14,6 +14,7 @@ tasks) are literals at the top of its file. They are read from the syntax tree, 
     INPUTS      inputs that a method must be given in the study, e.g. ("prior",)
     NOT_FOR     stop rules: methods about which the rule says little; WATCHABLE = False: it cannot merely watch
     DATA_TERMS  operators: what they offer; methods: what they fit; absent: least_squares, with a network any that there is
+    PERSONAL_PATHS  readers: their files may be named after a person, and go by other names with these endings (links.py)
     NETWORK     a method's network unless the arm names one; ITERATIONS, AVERAGE: likewise
     RANDOM      False: the result does not depend on the seed, one seed is enough
     CITE        BibTeX keys in report/references.bib

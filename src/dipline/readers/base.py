@@ -4,6 +4,7 @@ A reader is one file in this folder with
 
 - ``MODALITY``: the kind of data, a literal (``"mri"``, ``"ct"`` or ``"image"``);
 - ``PARAMETERS``: its options with their defaults, a literal dict;
+- ``PERSONAL_PATHS``, where its files may be named after a person: the endings that their other names may have;
 - ``list_volumes(path, **params) -> {name: [files]}``: what lies in a folder, by names alone;
 - ``inspect(files, **params) -> dict``: shape and number of slices from the headers, without reading the data;
 - ``load(files, slices, **params) -> Scan``: the data of the chosen slices;

@@ -27,6 +27,7 @@ from dipline.readers.base import ReadError, Scan
 
 MODALITY = "ct"
 PARAMETERS = {}
+PERSONAL_PATHS = (".dcm",)
 
 ENDINGS = (".dcm", ".ima")
 TO_RAS = np.diag([-1.0, -1.0, 1.0])  # DICOM's axes point to the left and the back

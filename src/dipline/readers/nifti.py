@@ -19,6 +19,7 @@ from dipline.readers.base import ReadError, Scan
 
 MODALITY = "ct"
 PARAMETERS = {}
+PERSONAL_PATHS = (".nii.gz", ".nii", "")
 
 AXES = orientations.axcodes2ornt(("L", "P", "S"))  # (column, row, slice) as they are delivered
 MILLIMETRES = {"meter": 1000.0, "micron": 0.001}

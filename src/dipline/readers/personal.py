@@ -49,7 +49,9 @@ def private(name, words=()):
 
 
 def shown(path, words):
-    """The path as messages may show it: ``*`` for the parts that tell, and for dates and UIDs."""
+    """The path as messages may show it: ``*`` for the parts that tell, and for dates and UIDs. A link of ours tells nothing."""
+    if ".scans" in Path(path).parts:
+        return Path(path)
     return Path(*("*" if tells(part, words) else MARK.sub("*", part) for part in Path(path).parts))
 
 
