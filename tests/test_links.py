@@ -105,3 +105,28 @@ def test_a_plan_hands_out_links_and_takes_up_what_changed(tmp_path, monkeypatch)
     assert not (tmp_path / "results/s/.scans/d/L1").exists()
     os.remove(tmp_path / "results/s/.scans/d/L2/0002.dcm")
     assert all(map(os.path.exists, Plan.load(given).scans("d", "L2")))
+
+
+def test_a_numbered_volume_keeps_its_number(tmp_path, monkeypatch):
+    """A patient who came before the others in the alphabet, seen by `dipline check` while jobs ran, would have changed which scan a
+    job reads: numbers followed the order of the folders."""
+    monkeypatch.chdir(tmp_path)
+    given = config(tmp_path / "ct")
+    given["datasets"]["d"] |= {"reader": "dicom", "acquisitions": {"V12": {"views": 12}}}
+
+    def patients():
+        plan = Plan.load(given)
+        return {v: os.path.realpath(plan.scans("d", v)[0]).split("/")[-2] for v in plan.volumes["d"]}
+
+    for number, name in enumerate(("Miller", "Smith")):
+        series(tmp_path / "ct" / name, change={"PatientName": name}, series=f"1.2.840.{number}")
+    assert patients() == {"series_01": "Miller", "series_02": "Smith"}
+    series(tmp_path / "ct" / "Adams", change={"PatientName": "Adams"}, series="1.2.840.3")
+    series(tmp_path / "ct" / "L067", series="1.2.840.4")
+    assert patients() == {"L067": "L067", "series_01": "Miller", "series_02": "Smith", "series_03": "Adams"}
+    shutil.rmtree(tmp_path / "ct" / "Miller")
+    assert patients() == {"L067": "L067", "series_02": "Smith", "series_03": "Adams"}
+    series(tmp_path / "ct" / "Young", change={"PatientName": "Young"}, series="1.2.840.5")
+    assert patients() == {"L067": "L067", "series_01": "Young", "series_02": "Smith", "series_03": "Adams"}
+    (tmp_path / "results/s/.scans/index.json").unlink()
+    assert patients() == {"L067": "L067", "series_01": "Adams", "series_02": "Smith", "series_03": "Young"}

@@ -6,11 +6,14 @@ after a person are found under other names (:mod:`links`); this file alone has t
 """
 
 import json
+import re
 from contextlib import contextmanager
+from itertools import count
 
 from dipline import links, registry, store
 from dipline.study import NAME, First, StudyError, local
 
+NUMBERED = re.compile(r"series_\d+")  # a volume whose own name would tell who or when
 FILE = f"{links.FOLDER}/index.json"
 
 
@@ -88,7 +91,9 @@ def _dataset(root, name, dataset, known):
         return {"key": key, "volumes": old}
     reader, endings = plugin.load(), plugin.get("PERSONAL_PATHS")
     volumes = {}
-    for volume, files in reader.list_volumes(local(dataset.path), **params).items():
+    listed = reader.list_volumes(local(dataset.path), **params)
+    before = known.get("volumes", {}) if known.get("key", {}).get("path") == dataset.path else {}
+    for volume, files in (_steady(listed, before) if endings else listed).items():
         stamp = [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.exists()]
         fits, where = NAME.fullmatch(volume), f"{files[0]}: " if not endings else ""
         if endings:
@@ -108,6 +113,25 @@ def _dataset(root, name, dataset, known):
     with _writing():
         links.prune(root, name, volumes)
     return {"key": key, "volumes": volumes}
+
+
+def _steady(listed, before):
+    """The volumes listed; one that had a number for its name keeps it when others come or go.
+
+    Otherwise a new scan, seen while jobs run, would make their links lead to another patient.
+    """
+    had = {path: name for name, entry in before.items() if NUMBERED.fullmatch(name) for path, *_ in entry.get("stamp", ())}
+    names = {volume: had.get(str(files[0])) for volume, files in listed.items() if NUMBERED.fullmatch(volume)}
+    taken = {*(volume for volume in listed if volume not in names), *before, *filter(None, names.values())}
+    out, kept = {}, set()
+    for volume, files in listed.items():
+        name = names.get(volume, volume)
+        if name is None or name in kept:
+            free = (f"series_{i:02d}" for i in count(1) if f"series_{i:02d}" not in taken)
+            name = volume if volume not in taken else next(free)
+        taken.add(name), kept.add(name)
+        out[name] = files
+    return dict(sorted(out.items()))
 
 
 def chosen_volumes(dataset, entries):
