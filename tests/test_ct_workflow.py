@@ -4,6 +4,7 @@ import base64
 import contextlib
 import gzip
 import json
+import shutil
 import subprocess
 import sys
 
@@ -16,6 +17,7 @@ from test_ct_readers import SECRETS, body, dataset
 from test_workflow import snakemake
 
 from dipline import store
+from dipline.readers import nifti, phantom_ct
 
 pytestmark = pytest.mark.xdist_group("workflow")
 NETWORK = {"unet": {"widths": [8, 16], "init": "torch"}}
@@ -200,3 +202,67 @@ def test_a_second_run_on_scans_of_persons_does_nothing(hospital):
     run = snakemake(folder, study)
     assert "Nothing to be done" in run.stdout + run.stderr
     assert len(links) == 22 and [p.lstat().st_mtime_ns for p in links] == before
+
+# ---------------------------------------------------------------- damaged scans
+
+GOOD = {("series", "patient_001"), ("volumes", "plain"), ("volumes", "scaled")}
+BAD = {("series", "patient_002"): "IM0002.dcm", ("volumes", "half"): "half.nii.gz", ("volumes", "text"): "text.nii"}
+
+
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory):
+    """A cohort of which one series breaks off within a slice, one NIfTI file half way, and one is no NIfTI file at all."""
+    folder = tmp_path_factory.mktemp("damaged")
+    for name in ("patient_001", "patient_002"):
+        phantom_ct.write(name, folder / "dicom" / name, slices=2, matrix=32)
+    cut(folder / "dicom" / "patient_002" / "IM0002.dcm")
+    (folder / "nifti").mkdir()
+    nifti.fake(folder / "nifti")
+    shutil.copy(folder / "nifti" / "scaled.nii.gz", folder / "nifti" / "half.nii.gz")
+    cut(folder / "nifti" / "half.nii.gz")
+    (folder / "nifti" / "text.nii").write_text("no image")
+    views = {"V9": {"views": 9, "photons": 1e5}}
+    study = {
+        "study": "damaged",
+        "datasets": {
+            "series": {"reader": "dicom", "path": "dicom", "acquisitions": views},
+            "volumes": {"reader": "nifti", "path": "nifti", "slices": "middle 2", "acquisitions": views},
+        },
+        "arms": {"fbp": {"method": "fbp"}}, "device": "cpu", "snapshots": 0, "block": {"slices": 2},
+    }  # fmt: skip
+    return folder, snakemake(folder, study)
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2 + 200])
+
+
+def test_promise_8_damaged_ct_scans_do_not_cost_the_cohort(damaged):
+    """Design section 6, promise 8: the good scans are reconstructed and reported, the damaged ones are listed with file and reason."""
+    folder, run = damaged
+    root = folder / "results" / "damaged"
+    m = pd.read_csv(root / "metrics.csv", keep_default_na=False)
+    status = m[m.metric == "status"].assign(value=lambda x: x.value.astype(float)).groupby(["dataset", "volume"]).value
+    assert {scan for scan, value in status.min().items() if value == 1} == GOOD
+    psnr = m[(m.metric == "psnr") & (m.which == "stopped") & (m.slice == "")]
+    assert sorted(zip(psnr.dataset, psnr.volume, strict=True)) == sorted(GOOD) and (psnr.value.astype(float) > 5).all()
+    failures = pd.read_csv(root / "failures.csv", keep_default_na=False)
+    assert set(zip(failures.dataset, failures.volume, strict=True)) == set(BAD)
+    for (dataset, volume), file in BAD.items():
+        rows = failures[(failures.dataset == dataset) & (failures.volume == volume)]
+        assert rows.reason.str.contains(file, regex=False).all(), rows
+    page = (root / "report.html").read_text()
+    for (dataset, volume), file in BAD.items():
+        assert volume in page and file in page, (dataset, volume)
+    exported = {(p.parts[-4], p.name.split(".")[0]) for p in (root / "volumes").rglob("*.nii.gz")}
+    assert exported == GOOD and not list(root.rglob("*.part"))
+
+
+def test_promise_8_a_damaged_scan_fails_where_it_is_read(damaged):
+    """What the headers show is left out before any job; what only the pixels show is a failed measurement, and no job's crash."""
+    folder, run = damaged
+    failures = pd.read_csv(folder / "results/damaged/failures.csv", keep_default_na=False)
+    stages = failures.groupby("volume").stage.agg(set)
+    assert stages["text"] == stages["patient_002"] == {"scan"} and stages["half"] == {"measure", "reference", "reconstruct"}
+    assert all(f"left out: {scan}: " in run.stderr for scan in ("volumes/text", "series/patient_002"))
+    assert "Traceback" not in "".join(p.read_text() for p in (folder / "logs").rglob("*.log"))
