@@ -248,8 +248,8 @@ def test_promise_8_damaged_ct_scans_do_not_cost_the_cohort(damaged):
     assert sorted(zip(psnr.dataset, psnr.volume, strict=True)) == sorted(GOOD) and (psnr.value.astype(float) > 5).all()
     failures = pd.read_csv(root / "failures.csv", keep_default_na=False)
     assert set(zip(failures.dataset, failures.volume, strict=True)) == set(BAD)
-    for (dataset, volume), file in BAD.items():
-        rows = failures[(failures.dataset == dataset) & (failures.volume == volume)]
+    for (kind, volume), file in BAD.items():
+        rows = failures[(failures.dataset == kind) & (failures.volume == volume)]
         assert rows.reason.str.contains(file, regex=False).all(), rows
     page = (root / "report.html").read_text()
     for (dataset, volume), file in BAD.items():

@@ -74,5 +74,6 @@ if __name__ == "__main__":
         sys.exit("results/demo/metrics.csv: no such file; run make demo first")
     plan = Plan.open("results/demo")
     metrics = pd.read_csv(plan.root / "metrics.csv", keep_default_na=False)
-    head = f"`make claims` (config/demo.yaml, {metrics.volume.nunique()} synthetic patients of each kind). PSNR in dB / SSIM, mean over patients."
+    patients = f"{metrics.volume.nunique()} synthetic patients of each kind"
+    head = f"`make claims` (config/demo.yaml, {patients}). PSNR in dB / SSIM, mean over patients."
     write(RESULTS / "demo.md", [head, "", *page(metrics, list(plan.study.arms), untrained(plan))])
