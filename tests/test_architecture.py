@@ -150,6 +150,7 @@ MAY = {  # module: what it may import of ours; plug-ins are loaded through the r
     "inputs": {"registry", "study"},
     "plan": {"faults", "index", "inputs", "links", "measure_mri", "registry", "study"},
     "preview": {"links", "registry", "store", "study"},
+    "profile": {"registry", "store", "study"},
     "hounsfield": set(),
     "measure": {"registry", "store", "measure_mri", "measure_ct"},
     "measure_mri": {"acquire.masks", "acquire.noise", "calibrate.espirit", "readers.cfl", "store"},
@@ -177,7 +178,7 @@ def test_every_module_has_its_rule():
     assert {p.stem for p in PACKAGE.glob("*.py")} - free == set(MAY)
 
 
-LIGHT = ["study", "cards", "faults", "acquisitions", "index", "inputs", "registry", "store", "plan", "preview", "cli", "measure"]
+LIGHT = ["study", "cards", "faults", "acquisitions", "index", "inputs", "registry", "store", "plan", "preview", "profile", "cli", "measure"]
 LIGHT += [f"readers.{p.stem}" for p in files("readers")] + [f"report.{p.stem}" for p in files("report")]
 
 
@@ -187,7 +188,7 @@ def test_no_torch_on_a_login_node(module):
     assert not foreign & {"torch", "astra", "sigpy", "snakemake"}
 
 
-@pytest.mark.parametrize("module", ["study", "faults", "index", "registry", "store", "plan", "preview", "cli"])
+@pytest.mark.parametrize("module", ["study", "faults", "index", "registry", "store", "plan", "preview", "profile", "cli"])
 def test_no_pictures_on_a_login_node(module):
     assert not {n.split(".")[0] for n in reached(f"dipline.{module}")} & {
         "matplotlib",
@@ -272,9 +273,10 @@ def rules():
     found = {}
     for file in RULES:
         text = file.read_text()
-        starts = [m.start() for m in re.finditer(r"(?m)^rule ", text)] + [len(text)]
+        starts = [m.start() for m in re.finditer(r"(?m)^(use )?rule ", text)] + [len(text)]
         for a, b in zip(starts, starts[1:], strict=False):
-            found[re.match(r"rule (\w+):", text[a:]).group(1)] = text[a:b]
+            if name := re.match(r"rule (\w+):", text[a:]):  # a `use rule` has the command of the rule that it names
+                found[name.group(1)] = text[a:b]
     return found
 
 
@@ -284,7 +286,7 @@ def directives(text):
     return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
-ORDER = ["input", "output", "log", "benchmark", "params", "threads", "resources", "conda", "shell"]
+ORDER = ["input", "output", "log", "benchmark", "params", "wildcard_constraints", "threads", "resources", "conda", "shell"]
 
 
 def test_sizes():
@@ -300,7 +302,7 @@ def test_rule_is_one_readable_command(name):
     assert [d for d in ORDER if d in found] == list(found), (
         "directives in their order, and no others (no run, script, wrapper, retries)"
     )
-    assert {"output", "log", "conda", "shell"} <= set(found)
+    assert {"output", "log", "resources", "conda", "shell"} <= set(found)
     command = "".join(re.findall(r'"([^"]*)"', found["shell"]))
     assert re.match(rf"exec python -m dipline {name.split('_')[0]} .*> \{{+log\}}+ 2>&1$", command), command
     assert "params" in found, "what a result depends on, so that Snakemake runs it again when that changes"

@@ -52,6 +52,7 @@ VERBS = [
     "panels",
     "curves",
     "volumes",
+    "profile",
     "schema",
 ]
 

@@ -283,6 +283,8 @@ def test_patterns_match_the_names_of_the_study_alone(folder):
     scan(folder / "a.b.h5")
     plan = Plan.load(config(folder, arms=ARMS))
     assert re.fullmatch(plan.pattern("arm"), "dip") and not re.fullmatch(plan.pattern("arm"), "dipp")
+    gpu, cpu = ({a for a in plan.study.arms if re.fullmatch(plan.pattern("arm", gpu=g), a)} for g in (True, False))
+    assert gpu | cpu == set(plan.study.arms) and not gpu & cpu and all(plan.gpus(a) for a in gpu) and "dip" in gpu
     assert re.fullmatch(plan.pattern("volume"), "a.b") and not re.fullmatch(plan.pattern("volume"), "a_b")
 
 

@@ -64,6 +64,17 @@ def parser():
     verb(export_dicom, arg("nifti", help="a volume in HU: results/<study>/volumes/<arm>/<dataset>/<acq>/seed0/<volume>.nii.gz"),
          arg("--out", required=True, help="folder to write, new or empty"),
          arg("--description", default="dipline reconstruction", help="name of the series in a viewer"))  # fmt: skip
+    verb(profile, arg("scheduler", choices=["slurm"]),
+         arg("--partition", required=True, help="for reconstructions on GPUs, e.g. gpu"),
+         arg("--cpu-partition", help="for all other jobs; default: the same"),
+         arg("--account", help="leave out on a cluster without accounting"), arg("--qos"),
+         arg("--constraint", help="features of the GPU nodes, e.g. 'a100|h100'"),
+         arg("--gres", nargs="?", const="gpu:1", help="ask for cards by --gres=gpu:1, or as named; default: by --gpus=1"),
+         arg("--logdir", help="folder for Slurm's own logs; default: logs/slurm"),
+         arg("--jobs", help="Slurm jobs at once; default: 100"),
+         arg("--out", help="folder to write; default: slurm"),
+         arg("--user", action="store_true", help="write to ~/.config/snakemake/slurm, for every working directory"),
+         arg("--force", action="store_true", help="write over a profile that is there"))  # fmt: skip
     verb(schema)
     return p
 
@@ -330,6 +341,19 @@ def retry(study, dataset, volume, acq, arm):
 
     removed = preview.remove_failed(Plan.open(_root(study)), dataset, volume, acq, arm)
     print(f"{len(removed)} failed result(s) removed; run snakemake again" if removed else "nothing failed here")
+
+
+def profile(scheduler, out, user, force, **options):
+    """Write the profile that `snakemake --profile slurm` reads, with your cluster's words.
+
+    E.g.: dipline profile slurm --partition gpu --cpu-partition cpu --account lab
+    """
+    from dipline import profile as p
+
+    options = {f"--{key.replace('_', '-')}": value for key, value in options.items()}
+    file = p.write(scheduler, options, out or (p.user_folder(scheduler) if user else scheduler), force)
+    name = scheduler if user or not out else file.parent
+    print(f"{file} is written; now: snakemake --profile {name} --configfile STUDY")
 
 
 def export_dicom(nifti, out, description):

@@ -181,10 +181,10 @@ class Plan:
     def block_slices(self, job, block):
         return ",".join(map(str, self.blocks(job.dataset, job.volume, job.arm)[block]))
 
-    def pattern(self, wildcard):
-        """A regular expression for the names that a wildcard may have."""
+    def pattern(self, wildcard, gpu=None):
+        """A regular expression for the names that a wildcard may have; ``gpu``: of arms, those that ask for a card, or the others."""
         names = {
-            "dataset": self.volumes, "arm": self.study.arms,
+            "dataset": self.volumes, "arm": [a for a in self.study.arms if gpu in (None, bool(self.gpus(a)))],
             "volume": {v for volumes in self.volumes.values() for v in volumes},
             "acq": {a for d in self.study.datasets.values() for a in d.acquisitions},
         }[wildcard]  # fmt: skip
@@ -391,6 +391,11 @@ class Plan:
         """MB for ``measure``: the scan several times over."""
         entry = self.volumes[dataset][volume]
         return int(1000 + 6e-6 * entry.get("bytes", 5e7) * len(entry["chosen"]) / entry["slices"])
+
+    @property
+    def cohort_memory(self):
+        """MB for the rules that read every score; far more than ``simulate`` needs."""
+        return 2000 + len(self.jobs) // 2
 
     # the resolved study
 

@@ -60,9 +60,24 @@ def block_inputs(wildcards):
     return PLAN.inputs(*job_of(wildcards), wildcards.block)
 
 
+# Resources grow with every attempt of Snakemake.
+
+
 def memory(wildcards, attempt):
     return PLAN.memory(job_of(wildcards)) * 2 ** (attempt - 1)
 
 
 def minutes(wildcards, attempt):
     return PLAN.minutes(job_of(wildcards), wildcards.block) * attempt
+
+
+def scan_memory(wildcards, attempt):
+    return PLAN.scan_memory(wildcards.dataset, wildcards.volume) * 2 ** (attempt - 1)
+
+
+def cohort_memory(wildcards, attempt):
+    return PLAN.cohort_memory * 2 ** (attempt - 1)
+
+
+def half_hours(wildcards, attempt):
+    return 30 * attempt

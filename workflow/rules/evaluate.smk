@@ -15,6 +15,9 @@ rule score:
     params:
         code=PLAN.code("score.py", "metrics.py"),
         state=f"{ROOT}/.state/{{dataset}}/{{volume}}/{{acq}}/{{arm}}/seed{{seed}}",
+    resources:
+        mem_mb=scan_memory,
+        runtime=half_hours,
     conda:
         "../../envs/dipline.yaml"
     shell:
@@ -40,6 +43,9 @@ rule tables:
     params:
         study=PLAN.identity,
         code=PLAN.code("report/tables.py", "report/statistics.py"),
+    resources:
+        mem_mb=cohort_memory,
+        runtime=half_hours,
     conda:
         "../../envs/dipline.yaml"
     shell:

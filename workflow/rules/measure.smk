@@ -8,6 +8,9 @@ rule simulate:
         f"{LOGS}/simulate/{{dataset}}/{{volume}}.log",
     params:
         spec=lambda wildcards: PLAN.simulate_spec(wildcards.dataset),
+    resources:
+        mem_mb=cohort_memory,
+        runtime=half_hours,
     conda:
         "../../envs/dipline.yaml"
     shell:
@@ -22,6 +25,9 @@ rule simulate_series:
         f"{LOGS}/simulate/{{dataset}}/{{volume}}.log",
     params:
         spec=lambda wildcards: PLAN.simulate_spec(wildcards.dataset),
+    resources:
+        mem_mb=cohort_memory,
+        runtime=half_hours,
     conda:
         "../../envs/dipline.yaml"
     shell:
@@ -39,6 +45,9 @@ rule reference:
         scan=scan_words,
         spec=lambda wildcards: PLAN.reference_spec(wildcards.dataset),
         slices=chosen_slices,
+    resources:
+        mem_mb=scan_memory,
+        runtime=half_hours,
     conda:
         "../../envs/dipline.yaml"
     shell:
@@ -60,9 +69,8 @@ rule measure:
         spec=lambda wildcards: PLAN.measure_spec(wildcards.dataset, wildcards.acq),
         slices=chosen_slices,
     resources:
-        mem_mb=lambda wildcards, attempt: PLAN.scan_memory(wildcards.dataset, wildcards.volume)
-        * 2 ** (attempt - 1),
-        runtime=lambda wildcards, attempt: 30 * attempt,
+        mem_mb=scan_memory,
+        runtime=half_hours,
     conda:
         "../../envs/dipline.yaml"
     shell:

@@ -1,4 +1,4 @@
-# One rule for all modalities and methods. No reference among its inputs.
+# One rule for all modalities and methods; its twin asks for a card as well. No reference among its inputs.
 
 
 rule reconstruct:
@@ -19,9 +19,10 @@ rule reconstruct:
         slices=lambda wildcards: PLAN.block_slices(job_of(wildcards), wildcards.block),
         given=lambda wildcards: PLAN.as_json(block_inputs(wildcards)),
         state=f"{ROOT}/.state/{{dataset}}/{{volume}}/{{acq}}/{{arm}}/seed{{seed}}/{{block}}",
+    wildcard_constraints:
+        arm=PLAN.pattern("arm", gpu=False),
     threads: PLAN.study.threads
     resources:
-        gpu=lambda wildcards: PLAN.gpus(wildcards.arm),
         mem_mb=memory,
         runtime=minutes,
     conda:
@@ -30,3 +31,13 @@ rule reconstruct:
         "exec python -m dipline reconstruct {input.measurement} --out {output.recon} --snapshots {output.snapshots}"
         " --slices {params.slices} --seed {wildcards.seed} --state {params.state}"
         " --inputs {params.given:q} --spec {params.spec:q} > {log} 2>&1"
+
+
+# A rule of its own, so that a profile can send these jobs, and no others, to the nodes that have cards.
+use rule reconstruct as reconstruct_gpu with:
+    wildcard_constraints:
+        arm=PLAN.pattern("arm", gpu=True),
+    resources:
+        gpu=1,
+        mem_mb=memory,
+        runtime=minutes,

@@ -20,6 +20,9 @@ rule panels:
     params:
         study=PLAN.identity,
         code=PLAN.code("report/panels.py"),
+    resources:
+        mem_mb=cohort_memory,
+        runtime=half_hours,
     conda:
         "../../envs/dipline.yaml"
     shell:
@@ -45,6 +48,9 @@ rule curves:
     params:
         study=PLAN.identity,
         code=PLAN.code("report/curves.py"),
+    resources:
+        mem_mb=cohort_memory,
+        runtime=half_hours,
     conda:
         "../../envs/dipline.yaml"
     shell:
@@ -61,6 +67,9 @@ rule volumes:
     params:
         study=PLAN.identity,
         code=PLAN.code("export.py"),
+    resources:
+        mem_mb=cohort_memory,
+        runtime=half_hours,
     conda:
         "../../envs/dipline.yaml"
     shell:
@@ -81,6 +90,9 @@ rule report:
     params:
         study=PLAN.identity,
         code=PLAN.code("report/*"),
+    resources:
+        mem_mb=cohort_memory,
+        runtime=half_hours,
     conda:
         "../../envs/dipline.yaml"
     shell:
