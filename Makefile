@@ -1,5 +1,5 @@
 # make demo    installs, runs the demo study, ends with the path of its report
-# make test    installs, runs the tests
+# make test    installs, runs the tests     make test-slurm   those on a throw-away Slurm (root, Debian)
 # make setup   the installation alone          make real   the real scans in ../shared/data
 # make claims  the demo, and whether what it is to show holds -> tests/benchmarks/results/demo.md
 VENV := .venv
@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 CORES ?= 2
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) --quiet rules
 
-.PHONY: setup demo claims test real lint clean
+.PHONY: setup demo claims test test-slurm real lint clean
 
 setup: $(VENV)/.ready
 
@@ -28,6 +28,12 @@ claims: demo
 
 test: setup
 	$(BIN)/python -m pytest -n $(CORES) --dist loadgroup
+
+# The tests mostly wait, so four at a time. Without root or Slurm they skip themselves and say so.
+test-slurm: setup
+	@command -v slurmctld munged > /dev/null || [ "$$(id -u)" != 0 ] || { apt-get update -q && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends slurm-wlm munge; } || echo "Slurm cannot be installed here"
+	$(BIN)/python -m pytest -n 4 -rs tests/slurm
 
 real: setup
 	$(BIN)/python tests/benchmarks/real_mri.py

@@ -102,9 +102,8 @@ class Run:
     def start(self, *more):
         """Snakemake in the background; what it says is in ``said``."""
         with open(self.folder / f"master{len(self.masters)}.log", "w") as log:
-            master = subprocess.Popen(
-                self.line(*more), cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-            )  # fmt: skip
+            streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+            master = subprocess.Popen(self.line(*more), cwd=self.folder, env=self.environment, start_new_session=True, **streams)
         self.masters.append(master)
         return master
 
@@ -172,8 +171,8 @@ class Run:
         return resumed[0]
 
 
-def without_results(source, folder):
-    """A copy of a finished study that has its measurements, but no reconstruction yet."""
-    later = {"recon", "scores", "figures", "tables", "volumes", ".state", "logs", "report.html", "metrics.csv", "failures.csv", "statistics.csv"}
+def without_reconstructions(source, folder):
+    """A copy of the undisturbed study as it was before its reconstructions."""
+    later = {"recon", ".state", "logs"}
     shutil.copytree(source, folder, symlinks=True, ignore=lambda _, names: later & set(names))
     return folder

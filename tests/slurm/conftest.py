@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from cluster import DIP, HERE, Cluster, Run, checksums, without_results
+from cluster import DIP, HERE, RECON, Cluster, Run, checksums, without_reconstructions
 from filelock import FileLock
 
 LAB = "DIPLINE_LAB"  # its folder, for the workers as well
@@ -34,18 +34,20 @@ def cluster():
     folder = Path(os.environ[LAB])
     with FileLock(folder / "lock"):
         if not (folder / "etc").exists():
-            subprocess.run([HERE / "mini", "up", folder], check=True)
+            port = str(20000 + 30 * (os.getpid() % 1000))  # another checkout's tests may be running
+            subprocess.run([HERE / "mini", "up", folder], check=True, env=os.environ | {"PORT": port})
     return Cluster(folder)
 
 
 @pytest.fixture(scope="session")
 def undisturbed(cluster):
-    """A folder in which the study ran without Slurm and without failures."""
+    """A folder in which all images were reconstructed without Slurm and without failures."""
     folder = cluster.folder / "undisturbed"
     with FileLock(cluster.folder / "lock"):
         if not folder.exists():
             folder.mkdir()
-            line = Run(cluster, folder).line("--executor", "local", "--cores", "2")
+            recons = [RECON.format(patient, arm) for patient in ("patient_041", "patient_042") for arm in ("tv", "dip")]
+            line = Run(cluster, folder).line(*recons, "--executor", "local", "--cores", "2")
             done = subprocess.run(line, cwd=folder, env=cluster.environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
             assert done.returncode == 0, done.stdout + done.stderr
     return folder
@@ -62,6 +64,6 @@ def study(cluster, undisturbed, tmp_path, request):
     """The study before its reconstructions, ready to be started; @pytest.mark.partition names where."""
     mark = request.node.get_closest_marker("partition")
     shutil.rmtree(tmp_path)
-    run = Run(cluster, without_results(undisturbed, tmp_path), *(mark.args if mark else ()))
+    run = Run(cluster, without_reconstructions(undisturbed, tmp_path), *(mark.args if mark else ()))
     yield run
     run.stop()

@@ -8,7 +8,7 @@ import os
 import re
 import signal
 import subprocess
-import time
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -74,7 +74,7 @@ def out_of_time(study, cluster, job, end):
     sent = {1 << (s - 1) for s in (signal.SIGTERM, signal.SIGUSR1)}
 
     def came():
-        status = open(f"/proc/{pid}/status").read()
+        status = Path(f"/proc/{pid}/status").read_text()
         pending = int(re.search(r"ShdPnd:\s+(\w+)", status)[1], 16)
         return any(pending & bit for bit in sent) or "State:\tT" not in status
 
