@@ -1,5 +1,6 @@
 """A study on the throw-away Slurm: start Snakemake, wait for a moment, break something, look at what is left."""
 
+import contextlib
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from dipline import profile, store
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
+STEPS = 1500
 STUDY = {
     "study": "cohort",
     "datasets": {"brain": {
@@ -27,7 +29,7 @@ STUDY = {
         "tv": {"method": "tv", "iterations": 30},
         "dip": {
             "method": "vanilla", "network": {"unet": {"widths": [8, 16], "init": "torch"}},
-            "params": {"lr": 0.01, "input": "zero_filled"}, "iterations": 3000,
+            "params": {"lr": 0.01, "input": "zero_filled"}, "iterations": STEPS,
         },
     },
     "block": {"slices": 2}, "snapshots": 5,
@@ -115,7 +117,7 @@ class Run:
         return re.findall(r"submitted with SLURM jobid (\d+)", self.said(number))
 
     def finish(self, number=0, status=0):
-        found = self.masters[number].wait(240)
+        found = self.masters[number].wait(400)
         assert found == status, f"{self.said(number)[-3000:]}\n{self.log()}"
 
     def stop(self):
@@ -151,6 +153,17 @@ class Run:
     def owner(self):
         return json.loads(self.state("owner.json").read_text())
 
+    @contextlib.contextmanager
+    def slow(self):
+        """The program stands still, as on a file system that hangs: what must happen while it runs happens now, on a slow machine too."""
+        pid = self.owner()["pid"]
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield pid
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
     def journal(self):
         return [json.loads(line) for line in (self.folder / "journal").read_text().splitlines()]
 
@@ -167,7 +180,7 @@ class Run:
         writers = [e["pid"] for n, e in enumerate(writes) if n == 0 or e["pid"] != writes[n - 1]["pid"]]
         assert len(writers) == len(set(writers)) > 1, "who has been followed by another writes no more"
         resumed = [int(k) for k in re.findall(r"resumed from the checkpoint at iteration (\d+)", self.log())]
-        assert "slice 0: finished before" in self.log() and resumed and saved <= resumed[0] < 3000
+        assert "slice 0: finished before" in self.log() and resumed and saved <= resumed[0] < STEPS
         return resumed[0]
 
 

@@ -46,8 +46,10 @@ def undisturbed(cluster):
     with FileLock(cluster.folder / "lock"):
         if not folder.exists():
             folder.mkdir()
-            recons = [RECON.format(patient, arm) for patient in ("patient_041", "patient_042") for arm in ("tv", "dip")]
-            line = Run(cluster, folder).line(*recons, "--executor", "local", "--cores", "2")
+            patients = ("patient_041", "patient_042")
+            made = [RECON.format(patient, arm) for patient in patients for arm in ("tv", "dip")]
+            made += [f"results/cohort/reference/brain/{patient}.h5" for patient in patients]
+            line = Run(cluster, folder).line(*made, "--executor", "local", "--cores", "2")
             done = subprocess.run(line, cwd=folder, env=cluster.environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
             assert done.returncode == 0, done.stdout + done.stderr
     return folder

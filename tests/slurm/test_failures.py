@@ -19,7 +19,9 @@ from cluster import DIP, RECON, checksums, until
 def test_preempted_and_requeued(study, cluster, want):
     study.start(DIP)
     job, saved = study.half_done()
-    cluster.run("sbatch", "-p", "urgent", "--gpus-per-node=2", "-o", "/dev/null", "--wrap", "true")
+    with study.slow():
+        cluster.run("sbatch", "-p", "urgent", "--gpus-per-node=2", "-o", "/dev/null", "--wrap", "true")
+        until(lambda: cluster.states(job) != {"RUNNING"}, 60, "the urgent job takes its place")
     cluster.begin_now(job)
     study.finish()
     study.check(want, saved)
@@ -30,7 +32,8 @@ def test_preempted_and_requeued(study, cluster, want):
 def test_cancelled(study, cluster, want):
     study.start(DIP)
     job, saved = study.half_done()
-    cluster.run("scancel", job)
+    with study.slow():
+        cluster.run("scancel", job)
     study.finish()
     study.check(want, saved)
     assert cluster.states(job) == {"CANCELLED"} and len(study.submitted()) == 2
@@ -41,13 +44,13 @@ def test_out_of_time(study, cluster, want):
     study.adjust({"set-resources": {"reconstruct_gpu": {"slurm_partition": "gpu"}}})
     study.start(DIP)
     job, saved = study.half_done()
+    limit = minutes(cluster, job)
     out_of_time(study, cluster, job, "now")
     study.finish()
     study.check(want, saved)
     first, second = study.submitted()
     assert (first, cluster.states(first)) == (job, {"TIMEOUT"})
-    minutes = [pd.Timedelta(cluster.said_of(second, "TimeLimit")).total_seconds() / 60, study.owned_minutes]
-    assert minutes[0] == 2 * minutes[1], "each attempt asks for more"
+    assert minutes(cluster, second) == 2 * limit, "each attempt asks for more"
 
 
 @pytest.mark.parametrize("signal_name", ["TERM", "USR1"])
@@ -57,36 +60,36 @@ def test_warned_before_the_time_is_up(study, cluster, want, signal_name):
     study.adjust({"set-resources": {"reconstruct_gpu": extra}})
     study.start(DIP)
     job, saved = study.half_done()
-    out_of_time(study, cluster, job, "now+280")
+    said = out_of_time(study, cluster, job, "now+280")
     study.finish()
     resumed = study.check(want, saved)
     assert (study.submitted()[0], cluster.states(job)) == (job, {"FAILED"}), "it left by itself: else TIMEOUT"
-    kept = until(lambda: study.left, 1, "what the job said when it left")
-    assert kept == f"leaving: saved at iteration {resumed}; run again to continue"
+    assert said == f"leaving: saved at iteration {resumed}; run again to continue"
+
+
+def minutes(cluster, job):
+    return pd.Timedelta(cluster.said_of(job, "TimeLimit")).total_seconds() / 60
 
 
 def out_of_time(study, cluster, job, end):
-    """Move the end of a job; the program stands still until Slurm, which looks every 30 s, has sent its signal."""
-    study.owned_minutes = pd.Timedelta(cluster.said_of(job, "TimeLimit")).total_seconds() / 60
-    pid = study.owner()["pid"]
-    os.kill(pid, signal.SIGSTOP)
-    cluster.run("scontrol", "update", f"jobid={job}", f"EndTime={end}")
+    """Move the end of a job; the program is slow until Slurm, which looks every 30 s, has sent its signal. What it said as it left."""
     sent = {1 << (s - 1) for s in (signal.SIGTERM, signal.SIGUSR1)}
+    with study.slow() as pid:
+        cluster.run("scontrol", "update", f"jobid={job}", f"EndTime={end}")
 
-    def came():
-        status = Path(f"/proc/{pid}/status").read_text()
-        pending = int(re.search(r"ShdPnd:\s+(\w+)", status)[1], 16)
-        return any(pending & bit for bit in sent) or "State:\tT" not in status
+        def came():
+            status = Path(f"/proc/{pid}/status").read_text()
+            pending = int(re.search(r"ShdPnd:\s+(\w+)", status)[1], 16)
+            return any(pending & bit for bit in sent) or "State:\tT" not in status  # with some signals Slurm wakes it itself
 
-    until(came, 60, f"the signal for job {job}")
-    os.kill(pid, signal.SIGCONT)
-    until(lambda: "leaving" in study.log(), 20, f"the job to leave\n{study.log()}")
-    study.left = study.log().splitlines()[-1]
+        until(came, 60, f"the signal for job {job}")
+    until(lambda: "leaving" in study.log(), 20, "the job leaves")
+    return study.log().splitlines()[-1]
 
 
 def test_killed_by_the_memory_limit(study, cluster, want):
     """SIGKILL without a warning: what counts is the last checkpoint. The second attempt has twice the memory, which is enough."""
-    study.environment["SPY_EATS"] = "1800 of patient_041"
+    study.environment["SPY_EATS"] = "1800 patient_041/R2/dip"
     study.start(DIP)
     job, saved = study.half_done()
     study.finish()
@@ -102,13 +105,15 @@ def test_node_down(study, cluster, want):
     """The worst kind: the node is cut off, its processes run on while Slurm starts the job anew elsewhere, under the same id."""
     study.start(DIP)
     job, saved = study.half_done()
-    owner, node = study.owner(), study.lives()[0][1]
+    node = study.lives()[0][1]
     daemon = int((cluster.folder / "run" / f"slurmd-{node}.pid").read_text())
-    os.kill(daemon, signal.SIGKILL)
     try:
-        cluster.run("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
-        assert study.owner()["token"] == owner["token"] and os.path.exists(f"/proc/{owner['pid']}"), "it runs on"
-        cluster.begin_now(job)
+        with study.slow() as pid:
+            os.kill(daemon, signal.SIGKILL)
+            cluster.run("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+            cluster.begin_now(job)
+            until(lambda: len(study.lives()) == 2, 120, "the second life")
+            assert Path(f"/proc/{pid}").exists(), "the first one runs on"
         study.finish()
     finally:
         cluster.run("slurmd", "-N", node)
@@ -128,7 +133,9 @@ def test_master_killed_and_started_again_while_its_jobs_run(study, cluster, want
     unlock = subprocess.run(study.line("--unlock"), cwd=study.folder, env=study.environment, capture_output=True, text=True)
     assert unlock.returncode == 0, unlock.stderr
     assert cluster.states(job) == {"RUNNING"}
-    study.start(DIP)
+    with study.slow():
+        study.start(DIP)
+        until(lambda: len(study.lives()) == 2, 120, "the second job")
     study.finish(1)
     study.check(want, saved)
     (again,) = study.submitted(1)
@@ -146,7 +153,7 @@ def test_disk_full_while_writing(study, cluster, want):
         subprocess.run(["cp", "-a", f"{full}/.", results], check=True)
         study.start(DIP)
         job, saved = study.half_done()
-        with pytest.raises(OSError, match="No space left"), open(results / "ballast", "wb", buffering=0) as ballast:
+        with study.slow(), pytest.raises(OSError, match="No space left"), open(results / "ballast", "wb", buffering=0) as ballast:
             while True:
                 ballast.write(bytes(4096))
         until(lambda: cluster.states(job) == {"FAILED"}, 60, "the job gives up")
@@ -166,7 +173,9 @@ def test_two_snakemakes_on_one_results_folder(study, cluster, want):
     job, saved = study.half_done()
     refused = subprocess.run(study.line(DIP), cwd=study.folder, env=study.environment, capture_output=True, text=True)
     assert refused.returncode and "LockException" in refused.stderr
-    study.start(DIP, "--nolock")
+    with study.slow():
+        study.start(DIP, "--nolock")
+        until(lambda: len(study.lives()) == 2, 120, "the second job")
     study.finish(1)
     study.finish(0)
     study.check(want, saved)
@@ -175,7 +184,7 @@ def test_two_snakemakes_on_one_results_folder(study, cluster, want):
 
 def test_killed_at_every_attempt(study, cluster, want, undisturbed):
     """One patient needs more memory than any node has: the rest of the cohort is finished, the report made, the failure named."""
-    study.environment["SPY_EATS"] = "1200 of patient_042"
+    study.environment["SPY_EATS"] = "1200 patient_042/R2/dip"
     small = {"mem_mb": 900}  # the largest that this cluster gives, at every attempt
     content = {"reconstruct_gpu": {"slurm_partition": "gpu"} | small}
     study.adjust({"set-resources": content, "retries": 1})
