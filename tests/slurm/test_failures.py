@@ -78,9 +78,12 @@ def out_of_time(study, cluster, job, end):
         cluster.run("scontrol", "update", f"jobid={job}", f"EndTime={end}")
 
         def came():
-            status = Path(f"/proc/{pid}/status").read_text()
+            try:
+                status = Path(f"/proc/{pid}/status").read_text()
+            except (FileNotFoundError, ProcessLookupError):
+                return True  # with some signals Slurm wakes it itself: it is awake, or has left already
             pending = int(re.search(r"ShdPnd:\s+(\w+)", status)[1], 16)
-            return any(pending & bit for bit in sent) or "State:\tT" not in status  # with some signals Slurm wakes it itself
+            return any(pending & bit for bit in sent) or "State:\tT" not in status
 
         until(came, 60, f"the signal for job {job}")
     until(lambda: "leaving" in study.log(), 20, "the job leaves")
