@@ -101,6 +101,10 @@ class Run:
         snakemake = [str(Path(sys.executable).with_name("snakemake")), "--snakefile", str(ROOT / "Snakefile")]
         return [*snakemake, "--profile", "slurm", *more, "--configfile", "study.yaml"]
 
+    def snakemake(self, *more):
+        """Snakemake to its end."""
+        return subprocess.run(self.line(*more), cwd=self.folder, env=self.environment, capture_output=True, text=True)
+
     def start(self, *more):
         """Snakemake in the background; what it says is in ``said``."""
         with open(self.folder / f"master{len(self.masters)}.log", "w") as log:
@@ -117,7 +121,7 @@ class Run:
         return re.findall(r"submitted with SLURM jobid (\d+)", self.said(number))
 
     def finish(self, number=0, status=0):
-        found = self.masters[number].wait(400)
+        found = self.masters[number].wait(600)
         assert found == status, f"{self.said(number)[-3000:]}\n{self.log()}"
 
     def stop(self):
@@ -146,6 +150,16 @@ class Run:
         until(lambda: self.state("s001.pt") or master.poll() is not None, 240, "a checkpoint of the second slice")
         assert master.poll() is None, self.said()[-3000:]
         return self.owner()["job"], self.saved()
+
+    def contested(self):
+        """Wait until another job asks for the reconstruction, or has taken it."""
+        first = self.lives()[0][0], self.journal()[0]["pid"]
+
+        def others():
+            with contextlib.suppress(AttributeError, FileNotFoundError, ValueError):  # it may be changing hands
+                return self.state("takeover") or (self.owner()["job"], self.owner()["pid"]) != first
+
+        until(others, 240, f"another job\n{self.said(len(self.masters) - 1)[-1000:]}")
 
     def saved(self):
         return torch.load(self.state("s001.pt"), weights_only=True)["run"]["k"]

@@ -115,12 +115,11 @@ def test_node_down(study, cluster, want):
             os.kill(daemon, signal.SIGKILL)
             cluster.run("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
             cluster.begin_now(job)
-            until(lambda: len(study.lives()) == 2, 120, "the second life")
+            study.contested()
             assert Path(f"/proc/{pid}").exists(), "the first one runs on"
         study.finish()
     finally:
         cluster.run("slurmd", "-N", node)
-        cluster.run("scontrol", "update", f"nodename={node}", "state=resume")
     study.check(want, saved)
     (first, before), (second, after) = study.lives()
     assert first == second == job and before != after and study.submitted() == [job]
@@ -129,16 +128,16 @@ def test_node_down(study, cluster, want):
 def test_master_killed_and_started_again_while_its_jobs_run(study, cluster, want):
     study.start(DIP)
     job, saved = study.half_done()
-    study.masters[0].kill()
-    study.masters[0].wait()
-    refused = subprocess.run(study.line(DIP), cwd=study.folder, env=study.environment, capture_output=True, text=True)
-    assert refused.returncode and "LockException" in refused.stderr
-    unlock = subprocess.run(study.line("--unlock"), cwd=study.folder, env=study.environment, capture_output=True, text=True)
-    assert unlock.returncode == 0, unlock.stderr
-    assert cluster.states(job) == {"RUNNING"}
     with study.slow():
+        study.masters[0].kill()
+        study.masters[0].wait()
+        refused = study.snakemake(DIP)
+        assert refused.returncode and "LockException" in refused.stderr
+        unlock = study.snakemake("--unlock")
+        assert unlock.returncode == 0, unlock.stderr
+        assert cluster.states(job) == {"RUNNING"}
         study.start(DIP)
-        until(lambda: len(study.lives()) == 2, 120, "the second job")
+        study.contested()
     study.finish(1)
     study.check(want, saved)
     (again,) = study.submitted(1)
@@ -174,15 +173,15 @@ def test_two_snakemakes_on_one_results_folder(study, cluster, want):
     """The second is refused; who insists gets two jobs on one reconstruction, of which the newer wins."""
     study.start(DIP)
     job, saved = study.half_done()
-    refused = subprocess.run(study.line(DIP), cwd=study.folder, env=study.environment, capture_output=True, text=True)
-    assert refused.returncode and "LockException" in refused.stderr
     with study.slow():
+        refused = study.snakemake(DIP)
+        assert refused.returncode and "LockException" in refused.stderr
         study.start(DIP, "--nolock")
-        until(lambda: len(study.lives()) == 2, 120, "the second job")
+        study.contested()
     study.finish(1)
     study.finish(0)
     study.check(want, saved)
-    assert len({job for job, _ in study.lives()}) >= 2
+    assert study.lives()[0][0] == job and len({job for job, _ in study.lives()}) >= 2
 
 
 def test_killed_at_every_attempt(study, cluster, want, undisturbed):
