@@ -252,7 +252,7 @@ def test_promise_8_damaged_ct_scans_do_not_cost_the_cohort(damaged):
         rows = failures[(failures.dataset == kind) & (failures.volume == volume)]
         assert rows.reason.str.contains(file, regex=False).all(), rows
     page = (root / "report.html").read_text()
-    for (dataset, volume), file in BAD.items():
+    for (kind, volume), file in BAD.items():
         assert volume in page and file in page, (dataset, volume)
     exported = {(p.parts[-4], p.name.split(".")[0]) for p in (root / "volumes").rglob("*.nii.gz")}
     assert exported == GOOD and not list(root.rglob("*.part"))
