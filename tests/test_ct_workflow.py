@@ -206,7 +206,7 @@ def test_a_second_run_on_scans_of_persons_does_nothing(hospital):
 # ---------------------------------------------------------------- damaged scans
 
 GOOD = {("series", "patient_001"), ("volumes", "plain"), ("volumes", "scaled")}
-BAD = {("series", "patient_002"): "IM0002.dcm", ("volumes", "half"): "half.nii.gz", ("volumes", "text"): "text.nii"}
+BAD = {("series", "patient_002"): "0002.dcm", ("volumes", "half"): "0001.nii.gz", ("volumes", "text"): "0001.nii"}
 
 
 @pytest.fixture(scope="module")
@@ -253,7 +253,7 @@ def test_promise_8_damaged_ct_scans_do_not_cost_the_cohort(damaged):
         assert rows.reason.str.contains(file, regex=False).all(), rows
     page = (root / "report.html").read_text()
     for (kind, volume), file in BAD.items():
-        assert volume in page and file in page, (dataset, volume)
+        assert volume in page and file in page, (kind, volume)
     exported = {(p.parts[-4], p.name.split(".")[0]) for p in (root / "volumes").rglob("*.nii.gz")}
     assert exported == GOOD and not list(root.rglob("*.part"))
 
