@@ -122,7 +122,7 @@ class Run:
 
     def finish(self, number=0, status=0):
         found = self.masters[number].wait(600)
-        assert found == status, f"{self.said(number)[-3000:]}\n{self.log()}"
+        assert found == status, f"{self.said(number)[-3000:]}"
 
     def stop(self):
         """Whatever still runs when a test is over, or has failed."""
@@ -137,8 +137,13 @@ class Run:
 
     # the reconstruction that is broken
 
-    def log(self):
-        return "".join(p.read_text() for p in self.folder.glob("logs/cohort/reconstruct/brain/patient_041/R2/dip/**/*.log"))
+    def words(self):
+        """What all attempts said in their logs, line by line."""
+        return [e["said"] for e in self.journal() if "said" in e]
+
+    def leaves(self):
+        """Wait for the words with which a job leaves."""
+        return until(lambda: [line for line in self.words() if line.startswith("leaving")], 60, "the job leaves")[0]
 
     def state(self, pattern, volume="patient_041"):
         found = list(self.folder.glob(f"results/cohort/.state/brain/{volume}/R2/dip/seed0/s000-001/*/{pattern}"))
@@ -193,8 +198,10 @@ class Run:
         assert sorted(finished) == ["s000.h5", "s001.h5"], "each slice was finished once"
         writers = [e["pid"] for n, e in enumerate(writes) if n == 0 or e["pid"] != writes[n - 1]["pid"]]
         assert len(writers) == len(set(writers)) > 1, "who has been followed by another writes no more"
-        resumed = [int(k) for k in re.findall(r"resumed from the checkpoint at iteration (\d+)", self.log())]
-        assert "slice 0: finished before" in self.log() and resumed and saved <= resumed[0] < STEPS
+        said = "\n".join(self.words())
+        assert re.search(r"^slice 0: finished before.*\nslice 1: vanilla.*\nresumed from the checkpoint at", said, re.MULTILINE)
+        resumed = [int(k) for k in re.findall(r"resumed from the checkpoint at iteration (\d+)", said)]
+        assert saved <= resumed[0] and resumed == sorted(resumed) and resumed[-1] < STEPS
         return resumed[0]
 
 

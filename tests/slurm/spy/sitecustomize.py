@@ -1,8 +1,10 @@
-"""Loaded by every Python of a test: notes in $SPY_JOURNAL what each reconstruction writes, and eats memory where $SPY_EATS says so.
+"""Loaded by every Python of a test: notes in $SPY_JOURNAL what each reconstruction writes and says (its log holds the last attempt
+alone), and eats memory where $SPY_EATS says so.
 
 It also lets Snakemake look at the queue every 3 s: the plugin looks ever more rarely, after some minutes every 3 minutes.
 """
 
+import builtins
 import json
 import os
 import sys
@@ -24,6 +26,11 @@ def hook(event, arguments):
             eat(appetite)  # the second slice has a checkpoint
 
 
+def tell(*words, say=print, **more):
+    note(said=" ".join(map(str, words)))
+    say(*words, **more)
+
+
 def eat(megabytes):
     """Hold so much more memory from now on, and give Slurm, which looks every second, the time to see it."""
     eaten.append(bytearray(megabytes << 20))
@@ -38,6 +45,7 @@ if sys.orig_argv[1:4] == ["-m", "dipline", "reconstruct"] and "SPY_JOURNAL" in o
     if megabytes and job in sys.orig_argv[sys.orig_argv.index("--out") + 1]:
         appetite = int(megabytes)
     sys.addaudithook(hook)
+    builtins.print = tell
 elif "--profile" in sys.orig_argv and "SPY_JOURNAL" in os.environ:
     import asyncio
 
