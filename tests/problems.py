@@ -1,9 +1,11 @@
 """Small inverse problems for the tests of methods, stop rules and the loop."""
 
 import numpy as np
+import torch
 
 from dipline import study
 from dipline.physics import sense
+from dipline.resume import Keeper
 
 
 def disc_problem(n=32, coils=4, acceleration=3, noise=0.02, seed=0):
@@ -36,3 +38,21 @@ def small_arm(method, iterations=40, **more):
     for name in resolved["network"] or {}:
         resolved["network"][name].update(SMALL.get(name, {}))
     return resolved
+
+
+class Stopper(Keeper):
+    """A keeper that makes the job leave after so many iterations."""
+
+    def __init__(self, file, after):
+        self.file, self.after, self.saves = file, after, 0
+
+    def leaving(self):
+        self.after -= 1
+        return self.after == 0
+
+    def due(self):
+        return False
+
+    def save(self, state):
+        torch.save(state, self.file)
+        self.saves += 1

@@ -8,13 +8,12 @@ import sys
 import numpy as np
 import pytest
 import torch
-from problems import small_arm
+from problems import Stopper, small_arm
 from scipy import ndimage
 
 from dipline import hounsfield, loop, store
 from dipline.acquire import views
 from dipline.physics import ct, filters, matrix
-from dipline.resume import Keeper
 
 # value, x0, y0, semi-axes a, b, angle: x to the right, y up, in pixels of a 64² image; those of shared/reference/astra.npz
 ELLIPSES = np.array([
@@ -619,23 +618,6 @@ def arm(method, iterations=30, data_term="least_squares", **more):
 
 def fit(given, A, y, keeper=None):
     return loop.fit(y, A, given, keeper=keeper, say=lambda line: None)
-
-
-class Stopper(Keeper):
-    """Makes the job leave after so many iterations."""
-
-    def __init__(self, file, after):
-        self.file, self.after = file, after
-
-    def leaving(self):
-        self.after -= 1
-        return self.after == 0
-
-    def due(self):
-        return False
-
-    def save(self, state):
-        torch.save(state, self.file)
 
 
 @pytest.mark.parametrize("given", [*SOLVERS.values(), {"method": "vanilla"}], ids=[*SOLVERS, "vanilla"])

@@ -14,30 +14,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from problems import disc_problem, small_arm
+from problems import Stopper, disc_problem, small_arm
 
 from dipline import loop, registry, resume, store
 from dipline.resume import Keeper, Lease, Lost
 
 METHODS = [m for m, p in registry.plugins("methods").items() if "mri" in p.get("TASKS", ("mri",))]  # CT's: test_ct.py
-
-
-class Stopper(Keeper):
-    """A keeper that makes the job leave after so many iterations."""
-
-    def __init__(self, file, after):
-        self.file, self.after, self.saves = file, after, 0
-
-    def leaving(self):
-        self.after -= 1
-        return self.after == 0
-
-    def due(self):
-        return False
-
-    def save(self, state):
-        torch.save(state, self.file)
-        self.saves += 1
 
 
 def fit(arm, keeper=None, seed=0):

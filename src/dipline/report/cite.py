@@ -188,8 +188,7 @@ def _acquisition(plan, dataset, acq, number):
     heads = [tables.attributes(plan.measurement(dataset, v, acq)) for v in plan.volumes[dataset]]
     if kind:
         said.append(MASKS.get(kind, kind) + (number("zbontar2018") if kind in FASTMRI else ""))
-    if hasattr(a, "words"):
-        said += a.words(dict.fromkeys(name for h in heads for name in h.get("limits", [])))
+    said += tables.words(a, heads)
     if getattr(a, "acceleration", None):
         centre = getattr(a, "center_fraction", None)
         said.append(

@@ -287,6 +287,12 @@ def notes(plan, metrics, dataset, metric):
     return said
 
 
+def words(acquisition, heads):
+    """Phrases on an acquisition and on what its measurements, of these attributes, miss; MRI's captions have words of their own."""
+    limits = dict.fromkeys(name for head in heads for name in head.get("limits", []))
+    return acquisition.words(limits) if hasattr(acquisition, "words") else []
+
+
 def protocol(plan, dataset):
     """How a dataset was measured, in one sentence: crop, maps, masks, acceleration; views, geometry, photons, grid."""
     d = plan.study.datasets[dataset]
@@ -303,8 +309,7 @@ def protocol(plan, dataset):
         achieved = sorted(h["acceleration_achieved"] for h in heads if "acceleration_achieved" in h)
         mask = next((str(h["mask"]) for h in heads if "mask" in h), getattr(a, "mask", ""))
         requested = getattr(a, "acceleration_requested", None)
-        limits = dict.fromkeys(name for h in heads for name in h.get("limits", []))
-        said = [f"mask {mask}"] if mask else a.words(limits) if hasattr(a, "words") else []
+        said = [f"mask {mask}"] if mask else words(a, heads)
         said += [f"crop made: {crop}" for crop in sorted({h["crop"] for h in heads if "crop" in h} - {d.crop})]
         if getattr(a, "center_fraction", None) is not None:
             said.append(f"centre fraction {a.center_fraction:g}")
