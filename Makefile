@@ -1,13 +1,14 @@
 # make demo    installs, runs the demo study, ends with the path of its report
 # make test    installs, runs the tests     make test-slurm   those on a throw-away Slurm (root, Debian)
 # make setup   the installation alone          make real   the real scans in ../shared/data
+# make scale   what plans, starts of jobs and files of large studies cost -> tests/benchmarks/results/scale.md
 # make claims  the demo, and whether what it is to show holds -> tests/benchmarks/results/demo.md
 VENV := .venv
 BIN := $(VENV)/bin
 CORES ?= 2
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) --quiet rules
 
-.PHONY: setup demo claims test test-slurm real lint clean
+.PHONY: setup demo claims test test-slurm real scale lint clean
 
 setup: $(VENV)/.ready
 
@@ -38,6 +39,9 @@ test-slurm: setup
 real: setup
 	$(BIN)/python tests/benchmarks/real_mri.py
 	$(BIN)/python tests/benchmarks/real_ct.py
+
+scale: setup
+	$(BIN)/python tests/benchmarks/scale.py
 
 lint: setup
 	$(BIN)/ruff check .
