@@ -41,6 +41,7 @@ VERBS = [
     "check",
     "list",
     "show",
+    "status",
     "retry",
     "report",
     "simulate",
@@ -202,7 +203,13 @@ def imported(*arguments):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["check", "study.yaml"], ["list", "methods"], ["show", "results/tiny/reference/brain/patient_003.h5"]],
+    [
+        ["--help"],
+        ["check", "study.yaml"],
+        ["list", "methods"],
+        ["status", "study.yaml"],
+        ["show", "results/tiny/reference/brain/patient_003.h5"],
+    ],
 )
 def test_light_verbs_import_nothing_heavy(here, arguments):
     modules, out = imported(*arguments)

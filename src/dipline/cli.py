@@ -43,6 +43,9 @@ def parser():
          arg("--config", nargs="*", default=[], help="KEY=VALUE, as for snakemake"))  # fmt: skip
     verb(list_, arg("kind", choices=["methods", "networks", "stopping", "readers", "physics", "masks"]))
     verb(show, arg("file"))
+    verb(status, study,
+         arg("--watch", nargs="?", const=10.0, type=_seconds, metavar="SECONDS", help="look again, every 10 s or as said, until the end"),
+         arg("--json", dest="as_json", action="store_true", help="for programs"))  # fmt: skip
     verb(retry, study, arg("--dataset"), arg("--volume"), arg("--acq"), arg("--arm"))
     verb(report, study, arg("--page", action="store_true", help="the page alone, from the tables and pictures that are there"))
     verb(simulate, out, spec, arg("--reader", default="phantom", help="by hand: one that makes its own patients"),
@@ -115,6 +118,16 @@ def _numbers(text):
         raise argparse.ArgumentTypeError(f"found {text!r}, allowed: numbers of slices, e.g. 4,5,9 or 3-7")
     parts = [p.split("-") for p in text.split(",")]
     return [n for p in parts for n in range(int(p[0]), int(p[-1]) + 1)]
+
+
+def _seconds(text):
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"found {text!r}, allowed: seconds, e.g. 10; name the study before --watch")
+    return seconds
 
 
 def _inputs(text):
@@ -332,6 +345,22 @@ def show(file):
     from dipline import preview
 
     print(preview.of_file(file))
+
+
+def status(study, watch, as_json):
+    """Say how far a study is: what is done, what runs where, what failed and why.
+
+    It reads what is on disk, and asks squeue where there is Slurm; Ctrl-C ends --watch.
+    """
+    from dipline import status as s
+    from dipline.plan import Plan
+
+    look = s.Survey(Plan.open(_root(study))).look
+    show = json.dumps if as_json else s.text
+    if watch is None:
+        return print(show(look()))
+    with contextlib.suppress(KeyboardInterrupt):
+        s.watch(look, show, watch)
 
 
 def retry(study, dataset, volume, acq, arm):

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from dipline import store
+from dipline import lease, store
 from dipline.loop import Interrupted
 
 EVERY = float(os.environ.get("DIPLINE_CHECKPOINT_SECONDS", 60))
@@ -34,21 +34,18 @@ class Lease:
     Slurm or the kernel says that it is gone.
     """
 
-    BEAT, STALE = 5.0, 60.0
+    BEAT, STALE = lease.BEAT, lease.STALE
 
     def __init__(self, folder):
         self.folder = Path(folder)
-        self.owner, self.note, self.last = self.folder / "owner.json", self.folder / "takeover", 0.0
+        self.owner, self.note, self.last = self.folder / lease.OWNER, self.folder / "takeover", 0.0
         self.me = {
             "token": uuid.uuid4().hex, "born": time.time(), "job": os.environ.get("SLURM_JOB_ID"),
             "host": socket.gethostname(), "pid": os.getpid(),
         }  # fmt: skip
 
     def holder(self):
-        try:
-            return json.loads(self.owner.read_text())
-        except (FileNotFoundError, ValueError):
-            return None
+        return lease.holder(self.owner)
 
     def mine(self):
         """Ask before every rename into place."""
@@ -103,14 +100,7 @@ class Lease:
             run = subprocess.run(ask, capture_output=True, text=True)
             alive = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED"} & set(run.stdout.split())
             return (run.returncode == 0 and not alive) or "Invalid job id" in run.stderr
-        if held["host"] == self.me["host"]:
-            try:
-                os.kill(held["pid"], 0)
-            except ProcessLookupError:
-                return True
-            except PermissionError:
-                return False
-        return False
+        return lease.gone(held)
 
     def beat(self):
         """Called at every iteration. True: a newer job waits; save, release, leave."""

@@ -122,6 +122,20 @@ def attributes(path):
         return decoded(f)
 
 
+def peek(path, *names):
+    """Some attributes of a file, JSON not decoded, in a third of the time of :func:`attributes`: for thousands of files.
+
+    Raises KeyError where one is missing, OSError where the file cannot be read.
+    """
+    file, found = h5py.h5f.open(os.fsencode(path), h5py.h5f.ACC_RDONLY), []
+    for name in names:
+        attribute = h5py.h5a.open(file, name.encode())
+        value = np.empty((), attribute.dtype)
+        attribute.read(value)
+        found.append(value[()].decode() if isinstance(value[()], bytes) else value[()])
+    return found
+
+
 def checked(path, head, kind):
     """``head``, the attributes of ``path``, when the file is of that kind; Corrupt otherwise."""
     if head.get("kind") != kind:

@@ -120,6 +120,12 @@ class Run:
         """Ids of Slurm jobs that a Snakemake submitted, in order."""
         return re.findall(r"submitted with SLURM jobid (\d+)", self.said(number))
 
+    def status(self):
+        """What `dipline status --json` says."""
+        line = [sys.executable, "-m", "dipline", "status", "study.yaml", "--json"]
+        environment = self.cluster.environment | {"PYTHONPATH": str(ROOT / "src")}
+        return json.loads(subprocess.run(line, cwd=self.folder, env=environment, capture_output=True, text=True, check=True).stdout)
+
     def finish(self, number=0, status=0):
         found = self.masters[number].wait(600)
         assert found == status, f"{self.said(number)[-3000:]}"

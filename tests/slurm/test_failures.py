@@ -33,9 +33,13 @@ def test_cancelled(study, cluster, want):
     study.start(DIP)
     job, saved = study.half_done()
     with study.slow():
+        (running,) = study.status()["running"]
+        assert (running["job"], running["slice"], running["slices"]) == (job, 2, 2)
         cluster.run("scancel", job)
     study.finish()
     study.check(want, saved)
+    counts = study.status()["counts"]
+    assert (counts["done"], counts["running"]) == (1, 0)
     assert cluster.states(job) == {"CANCELLED"} and len(study.submitted()) == 2
 
 
