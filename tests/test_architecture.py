@@ -146,7 +146,7 @@ MAY = {  # module: what it may import of ours; plug-ins are loaded through the r
     "study": {"registry", "faults", "acquisitions"},  # the last two late: they import the models
     "faults": {"acquisitions", "registry", "study", "acquire.masks"},
     "acquisitions": {"study", "acquire.masks", "acquire.views"},
-    "links": set(),
+    "links": {"readers.personal"},
     "index": {"links", "registry", "store", "study"},
     "inputs": {"registry", "study"},
     "plan": {"faults", "index", "inputs", "links", "measure_mri", "registry", "study"},
@@ -359,6 +359,12 @@ def test_sources_name_no_machine(path):
     text = path.read_text()
     assert not re.search(r"/(home|work|root|Users|mnt|scratch)/", text)
     assert not re.search(r"\b(TODO|FIXME|XXX|breakpoint\(\)|print\(f?\"DEBUG)", text)
+
+
+def test_the_folder_of_links_has_one_name():
+    """A reader had the name once more: whoever changed it would have had names of persons in messages again."""
+    found = [m for m, p in MODULES.items() if any(isinstance(n, ast.Constant) and n.value == ".scans" for n in ast.walk(tree(p)))]
+    assert found == ["dipline.readers.personal"]
 
 
 def test_every_module_has_a_docstring():

@@ -15,7 +15,7 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-FOLDER = ".scans"
+from dipline.readers.personal import FOLDER
 
 
 def private(root):

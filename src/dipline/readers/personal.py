@@ -6,6 +6,7 @@ from functools import cache
 from itertools import count, product
 from pathlib import Path
 
+FOLDER = ".scans"  # in a study's results: holds the links whose names tell nothing (``links``)
 MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
 LONG = ["january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november", "december"]
 FOREIGN = {"mrz": 3, "maerz": 3, "mai": 5, "sept": 9, "okt": 10, "dez": 12}  # the usual other spellings
@@ -50,7 +51,7 @@ def private(name, words=()):
 
 def shown(path, words):
     """The path as messages may show it: ``*`` for the parts that tell, and for dates and UIDs. A link of ours tells nothing."""
-    if ".scans" in Path(path).parts:
+    if FOLDER in Path(path).parts:
         return Path(path)
     return Path(*("*" if tells(part, words) else MARK.sub("*", part) for part in Path(path).parts))
 
