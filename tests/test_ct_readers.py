@@ -21,6 +21,7 @@ from pydicom import uid
 from pydicom.encaps import encapsulate
 from test_readers import mutate
 
+from dipline import cli, export
 from dipline.export_dicom import dicom_series
 from dipline.readers import dicom, dicom_file, nifti, personal
 from dipline.readers.base import ReadError
@@ -254,6 +255,40 @@ def test_dicom_a_slice_without_air_belongs_to_a_volume_with_air(tmp_path):
     np.testing.assert_array_equal(dicom.load(files, [1]).data, hu[1:2])
     with pytest.raises(ReadError, match="no Hounsfield units"):
         dicom.load(save(tmp_path / "alone", found[1:2]), [0])
+
+
+def inside(count=3):
+    """A spine zoomed in on: fat, muscle and bone, no air, whole numbers (slices, rows, columns)."""
+    return np.random.default_rng(3).integers(-130, 900, (count, 20, 24))
+
+
+@pytest.mark.parametrize(
+    ("rescale_type", "intercept", "said"),
+    [(None, -1024, "RescaleIntercept -1024"), ("HU", 0, "RescaleType HU"), ("HU_MOD", 0, "RescaleType HU_MOD"), ("US", -1000, "Rescale")],
+)
+def test_dicom_a_body_without_air_is_taken_where_the_header_states_hu(tmp_path, monkeypatch, rescale_type, intercept, said):
+    """A reconstruction zoomed in on a spine was refused as no HU: nothing in it was below -200."""
+    hu, read, real = inside(), [], dicom_file.hounsfield
+    change = {"RescaleType": rescale_type}
+    files = save(tmp_path / "s", [dataset(h, (-18, -15, 3 * i), change=change, intercept=intercept) for i, h in enumerate(hu)])
+    monkeypatch.setattr(dicom_file, "hounsfield", lambda s: read.append(s) or real(s))
+    for s in range(3):
+        scan = dicom.load(files, [s])
+        np.testing.assert_array_equal(scan.data[0], hu[s])
+        (warning,) = scan.warnings
+        assert warning.startswith("s: nothing below -200 HU, so no air in it; the values from -1") and f"are HU by {said}" in warning
+    assert len(read) == 1 + 3 + 2, "the whole series is read for the first slice alone"
+
+
+@pytest.mark.parametrize(
+    ("change", "hu"),
+    [({}, inside()), ({"RescaleType": "US"}, inside()), ({"RescaleType": "HU"}, inside() + 1024), ({"RescaleType": "HU"}, inside() // 300)],
+    ids=["unstated", "unspecified", "shifted", "fractions"],
+)
+def test_dicom_a_body_without_air_is_refused_elsewhere(tmp_path, change, hu):
+    files = save(tmp_path / "s", [dataset(h, (-18, -15, 3 * i), change=change, intercept=0) for i, h in enumerate(hu)])
+    with pytest.raises(ReadError, match="these are no Hounsfield units.*take DICOM files with RescaleType HU"):
+        dicom.load(files, [1])
 
 
 @pytest.mark.parametrize("syntax", ["ImplicitVRLittleEndian", "ExplicitVRBigEndian", "DeflatedExplicitVRLittleEndian",
@@ -808,6 +843,7 @@ BAD_NIFTI = {  # values, header, does inspect see it, message
     "shifted": (OK + 1024, {}, False, "no Hounsfield units.*subtracting 1024"),
     "shifted, padded": (np.where(np.arange(3) == 1, OK + 1024, -3024), {}, False, "values from 24 to 11.*no Hounsfield"),
     "fractions": ((OK + 1000) / 2000, {}, False, r"values from 0 to 0\.\d+: these are no Hounsfield units"),
+    "no air": (inside().transpose(2, 1, 0).astype(np.int16), {}, False, "no Hounsfield units.*take DICOM files with RescaleType HU"),
     "mask": ((OK > 0).astype(np.uint8), {}, False, "values from 0 to 1: these are no Hounsfield units"),
     "air": (OK * 0 - 1000, {}, False, "no Hounsfield units"),
     "nan": (np.where(OK.max() == OK, np.nan, OK), {}, False, r"NaN in slice \d; allowed finite"),
@@ -1025,10 +1061,6 @@ def test_readers_survive_300_mutated_files(tmp_path, name, count=300):
 
 def test_a_nifti_volume_becomes_a_series(tmp_path):
     """The distance between slices was written as their thickness: 8 mm for every second slice of a 4 mm series."""
-    import nibabel as nib
-
-    from dipline import cli
-
     hu = np.full((3, 16, 12), -1000, np.float32)
     hu[:, 4:12, 3:9] = np.arange(3)[:, None, None] * 10 + 40
     affine = np.diag([-2.0, -2.0, 5.0, 1.0])
@@ -1039,6 +1071,36 @@ def test_a_nifti_volume_becomes_a_series(tmp_path):
     assert np.array_equal(scan.data, hu) and np.allclose(scan.affine, affine)
     for d in map(pydicom.dcmread, files):
         assert d.SpacingBetweenSlices == 5 and "SliceThickness" in d and d.SliceThickness is None
+    marked = nib.Nifti1Image(np.abs(hu.transpose(2, 1, 0)), affine)
+    marked.header["intent_name"] = "HU"  # as volumes are exported: a body without air is CT all the same
+    nib.save(marked, tmp_path / "spine.nii.gz")
+    cli.main(["export-dicom", str(tmp_path / "spine.nii.gz"), "--out", str(tmp_path / "spine")])
     nib.save(nib.Nifti1Image(np.abs(hu.transpose(2, 1, 0)), affine), tmp_path / "mri.nii.gz")
     with pytest.raises(SystemExit, match="no Hounsfield units"):
         cli.main(["export-dicom", str(tmp_path / "mri.nii.gz"), "--out", str(tmp_path / "other")])
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_slices_that_were_not_reconstructed_are_left_out_of_the_series(tmp_path, told):
+    """Slices that failed or that nobody chose came as files of nothing but -1000 HU, which a viewer shows as slices of air."""
+    hu, affine = body(4).astype(np.float32), np.diag([-2.0, -2.0, 5.0, 1.0])
+    hu[2] = -1000  # it failed; nobody chose slice 1
+    export._nifti(tmp_path / "v.nii.gz", hu[[0, 2, 3]], [0, 2, 3], [2], affine, -1000.0, "HU")
+    if not told:  # air alone in a volume that says nothing of missing slices is air
+        image = nib.load(tmp_path / "v.nii.gz")
+        image.header["descrip"] = ""
+        nib.save(image, tmp_path / "w.nii.gz")
+    cli.main(["export-dicom", str(tmp_path / ("v.nii.gz" if told else "w.nii.gz")), "--out", str(tmp_path / "series")])
+    heads = {int(d.InstanceNumber): d for d in map(pydicom.dcmread, (tmp_path / "series").iterdir())}
+    numbers = [1, 4] if told else [1, 2, 3, 4]
+    assert sorted(heads) == numbers and sorted(p.name for p in (tmp_path / "series").iterdir()) == [f"IM{n:04d}.dcm" for n in numbers]
+    for n in (1, 4):
+        assert heads[n].ImagePositionPatient[2] == 5 * (n - 1) and heads[n].SpacingBetweenSlices == 5
+        np.testing.assert_array_equal(heads[n].pixel_array, hu[n - 1])
+
+
+def test_a_volume_without_any_image_is_no_series(tmp_path):
+    export._nifti(tmp_path / "v.nii.gz", np.full((2, 8, 8), -1000, np.float32), [0, 1], [0, 1], np.eye(4), -1000.0, "HU")
+    with pytest.raises(SystemExit, match="v.nii.gz: no slice holds an image; name another volume"):
+        cli.main(["export-dicom", str(tmp_path / "v.nii.gz"), "--out", str(tmp_path / "series")])
+    assert not (tmp_path / "series").exists()

@@ -62,7 +62,7 @@ def tilted(degrees):
 @pytest.mark.parametrize("degrees, code", [(0, 1), (15, 0), (0.5, 0)])
 def test_qform_is_there_only_where_it_is_right(tmp_path, degrees, code):
     """A qform holds no shear. That of a series with a tilted gantry was another place than its sform, and said to be as good."""
-    export._nifti(tmp_path / "x.nii.gz", np.zeros((9, 6, 5), np.float32), list(range(9)), [], tilted(degrees), 0.0)
+    export._nifti(tmp_path / "x.nii.gz", np.zeros((9, 6, 5), np.float32), list(range(9)), [], tilted(degrees), 0.0, "")
     image = nib.load(tmp_path / "x.nii.gz")
     qform, found = image.get_qform(coded=True)
     assert found == code and image.get_sform(coded=True)[1] == 1
@@ -104,6 +104,7 @@ def test_ct_is_in_hu_where_the_scan_lies(tmp_path, monkeypatch):
     np.testing.assert_allclose(image.affine[:3, :3], np.array(AFFINE)[:3, :3])
     assert image.affine[2, 3] == AFFINE[2][3] + min(views) * AFFINE[2][2]
     with h5py.File(f"{base(plan, job)}.h5") as f:
+        assert bytes(image.header["intent_name"]).rstrip(b"\0") == b"HU"
         assert f.attrs["units"] == "HU" and f["reconstruction"][1, 11, 7] == views[max(views)][11, 7]
 
 

@@ -386,7 +386,10 @@ def profile(scheduler, out, user, force, **options):
 
 
 def export_dicom(nifti, out, description):
-    """Write a reconstructed CT volume as a derived DICOM series, with new UIDs and nothing of the source."""
+    """Write a reconstructed CT volume as a derived DICOM series, with new UIDs and nothing of the source.
+
+    Slices without an image are left out; the others keep their numbers and places.
+    """
     from dipline import export_dicom as e
     from dipline import study as s
 

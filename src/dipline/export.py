@@ -6,7 +6,8 @@
 A folder of HDF5 files is what fastMRI's own evaluate.py takes as its predictions: it pairs them with the targets by file
 name, and compares whole volumes (`slices: all`). The same images give the same bytes. CT is in HU. A slice without an
 image (it failed, or lies between chosen ones that are not evenly spaced) is zero, in CT air: 0 HU would be water. The
-HDF5 file has what failed under `failed_slices` and the number under `fill`; the NIfTI file has both in its description.
+HDF5 file has what failed under `failed_slices` and the number under `fill`; the NIfTI file has both in its description,
+and the unit under `intent_name`.
 """
 
 import gzip
@@ -39,8 +40,9 @@ def volumes(plan):
         folder = plan.root / "volumes" / job.arm / job.dataset / job.acq / f"seed{job.seed}"
         nifti, hdf5 = folder / f"{job.volume}.nii.gz", folder / f"{job.volume}.h5"
         failed = [s for s in chosen if s not in views]
-        _nifti(nifti, stack, chosen, failed, np.array(head.get("affine", np.eye(4)), float), fill)
-        _hdf5(hdf5, stack, chosen, failed, fill, head)
+        units = str(head.get("units", ""))
+        _nifti(nifti, stack, chosen, failed, np.array(head.get("affine", np.eye(4)), float), fill, units)
+        _hdf5(hdf5, stack, chosen, failed, fill, units)
         written += [str(nifti), str(hdf5)]
     return written
 
@@ -60,13 +62,13 @@ def geometry(chosen, affine):
     return at, at[-1] + 1, out
 
 
-def _nifti(path, stack, chosen, failed, affine, fill):
+def _nifti(path, stack, chosen, failed, affine, fill, units):
     at, depth, affine = geometry(chosen, affine)
     data = np.full((stack.shape[2], stack.shape[1], depth), fill, np.float32)
     data[:, :, at] = stack.transpose(2, 1, 0)
     image = nib.Nifti1Image(data, affine)
     there = {place for place, index in zip(at, chosen, strict=True) if index not in failed}
-    image.header["descrip"] = _description(sorted(set(range(depth)) - there), fill)
+    image.header["descrip"], image.header["intent_name"] = _description(sorted(set(range(depth)) - there), fill), units
     image.header.set_xyzt_units("mm")
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1)
@@ -80,18 +82,20 @@ def _nifti(path, stack, chosen, failed, affine, fill):
         z.write(image.to_bytes())
 
 
+NO_IMAGE = "no image, filled with"  # the first words of a description
+
+
 def _description(empty, fill):
     """Which slices of a NIfTI volume, counted from 0, hold no image; the header has room for 79 characters."""
     if not empty:
         return ""
-    said = f"no image, filled with {fill:g}: {len(empty)} slice(s)"
+    said = f"{NO_IMAGE} {fill:g}: {len(empty)} slice(s)"
     named = f"{said}: {','.join(map(str, empty))}"
     return named if len(named) < 80 else said
 
 
-def _hdf5(path, stack, chosen, failed, fill, head):
+def _hdf5(path, stack, chosen, failed, fill, units):
     with store.written(path) as part, h5py.File(part, "w", track_order=False) as f:
         f.create_dataset("reconstruction", data=stack, track_times=False)
         f.attrs["slices"], f.attrs["failed_slices"] = np.array(chosen, int), np.array(failed, int)
-        f.attrs["fill"] = fill
-        f.attrs["units"] = str(head.get("units", ""))
+        f.attrs["fill"], f.attrs["units"] = fill, units

@@ -8,7 +8,8 @@ import pydicom
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from pydicom.valuerep import format_number_as_ds
 
-from dipline import store
+from dipline import export, store
+from dipline.hounsfield import AIR
 
 TO_LPS = np.diag([-1.0, -1.0, 1.0])  # DICOM's axes point to the left and the back, NIfTI's to the right and the front
 UNKNOWN = (  # must be there, may be empty
@@ -19,20 +20,30 @@ UNKNOWN = (  # must be there, may be empty
 
 
 def from_nifti(file, folder, description):
-    """The series of an exported volume (``export``); ValueError where it holds no HU. Returns the files written."""
+    """The series of an exported volume (``export``), without the slices that hold no image. Returns the files written.
+
+    ValueError where it holds no HU.
+    """
     import nibabel as nib
 
     try:
         image = nib.load(file)
+        if not isinstance(image, nib.Nifti1Image):
+            raise ValueError(type(image).__name__)
         volume = np.asarray(image.dataobj, np.float32).transpose(2, 1, 0)
     except (OSError, nib.filebasedimages.ImageFileError, ValueError) as error:
         raise ValueError(f"{file}: no NIfTI volume ({error}); name one below results/<study>/volumes/") from None
-    if volume.min() > -200:
+    said, unit = (bytes(image.header[key]).rstrip(b"\0").decode(errors="replace") for key in ("descrip", "intent_name"))
+    if unit != "HU" and volume.min() > -200:
         raise ValueError(f"{file}: no value below -200, so no Hounsfield units; name the volume of a CT dataset")
-    return dicom_series(volume, image.affine, description, folder)
+    # by their values: the header has no room for a long list
+    empty = np.flatnonzero((volume == AIR).all((1, 2))) if said.startswith(export.NO_IMAGE) else ()
+    if len(empty) == len(volume):
+        raise ValueError(f"{file}: no slice holds an image; name another volume")
+    return dicom_series(volume, image.affine, description, folder, empty=empty)
 
 
-def dicom_series(volume, affine, description, folder, study=None, thickness=None):
+def dicom_series(volume, affine, description, folder, study=None, thickness=None, empty=()):
     """Write one file a slice, ``IM0001.dcm`` …, into a folder that is new or empty; returns the files written.
 
     UIDs are new: they follow from the values, so that the same volume gives the same files.
@@ -44,6 +55,7 @@ def dicom_series(volume, affine, description, folder, study=None, thickness=None
         study: any text; series that share it share study and frame of reference, so that viewers show them together.
         thickness: of a slice, mm; None: unknown, and left empty. It does not follow from the affine, which has the
             distance from slice to slice: every second slice of 4 mm is 8 mm away and still 4 mm thick.
+        empty: slices, counted from 0, that hold no image: they get no file. The others keep their numbers and places.
 
     Raises:
         ValueError: the volume, the affine or the folder cannot be used.
@@ -80,13 +92,13 @@ def dicom_series(volume, affine, description, folder, study=None, thickness=None
     }.items():  # fmt: skip
         setattr(same, name, value)
     written = []
-    for s, image in enumerate(stored):
+    for s in sorted(set(range(len(stored))) - set(map(int, empty))):
         one = pydicom.Dataset()
         one.update(same)
         one.file_meta = pydicom.dataset.FileMetaDataset()
         one.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
         one.SOPInstanceUID, one.InstanceNumber = uid(f"slice {s}"), s + 1
-        one.ImagePositionPatient, one.PixelData = _texts(*(origin + s * axes[:, 2])), image.tobytes()
+        one.ImagePositionPatient, one.PixelData = _texts(*(origin + s * axes[:, 2])), stored[s].tobytes()
         file = folder / f"IM{s + 1:04d}.dcm"
         with store.written(file) as part:
             one.save_as(part, enforce_file_format=True)

@@ -215,8 +215,11 @@ def fill_padding(hu, padding, where):
     return [f"{where}: {share:.2%} of the pixels were padding (no matter) and are set to -1000 HU"] if share else []
 
 
-def check_hounsfield(where, images):
+def check_hounsfield(where, images, stated=""):
     """Refuse a volume whose values can be no HU: nothing below -200 (air), or nothing from 5 upwards (fractions, air alone).
+
+    The inside of a body alone, as of a spine zoomed in on, holds no air, but fat and noise below 0. It passes, with the
+    warning that is returned in a list, where the header has ``stated`` (words) that the values are HU.
 
     ``images``: arrays, one at a time, until both were seen; padding (-1500 or less) and NaN say nothing.
     """
@@ -226,12 +229,15 @@ def check_hounsfield(where, images):
         if values.size:
             low, high = min(low, values.min()), max(high, values.max())
         if low < -200 and high >= 5:
-            return
+            return []
+    if stated and low < 0 and high >= 5:
+        return [f"{where.name}: nothing below -200 HU, so no air in it; the values from {low:.4g} to {high:.4g} are HU by {stated}"]
     if low <= high:
         raise ReadError(
             f"{where}: values from {low:.4g} to {high:.4g}: these are no Hounsfield units; allowed HU, with air near "
-            "-1000; convert them (often by subtracting 1024)"
+            "-1000; convert them (often by subtracting 1024), or, where nothing in view is air, take DICOM files with RescaleType HU"
         )
+    return []
 
 
 def check_slice(where, hu, s):

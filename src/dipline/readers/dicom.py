@@ -3,7 +3,7 @@
 Files of one SeriesInstanceUID are a volume; where its positions repeat in another folder (full and quarter dose under
 one UID), each folder is one. HU = slope * stored + intercept. Slices are sorted along their normal, upwards in an axial
 scan; the affine is exact also under a tilted gantry. Padding (PixelPaddingValue, or outside the scan circle) becomes
--1000 HU.
+-1000 HU. A series without any air is taken where its header states HU: RescaleType HU, or a RescaleIntercept of -1000 or less.
 
 A volume is named after the folders below ``path`` (``L067_full_1mm``), numbered where they hold several series; a
 series of one file beside others is named after the file. Only numbers leave a file: a name that holds the header's name
@@ -73,8 +73,10 @@ def load(files, slices):
     padding = np.zeros(data.shape, bool)
     for i, s in enumerate(slices):
         data[i], padding[i] = dicom_file.hounsfield(v["slices"][s])
-    base.check_hounsfield(v["where"], _widening(v["slices"], data, padding))
-    warnings = v["warnings"] + base.fill_padding(data, padding, v["where"].name)
+    if v["air"] is None:  # kept, like the rest: without air every slice is read, which slices one by one shall not ask again
+        stated = {s.stated for s in v["slices"]}
+        v["air"] = base.check_hounsfield(v["where"], _widening(v["slices"], data, padding), "" if "" in stated else min(stated))
+    warnings = v["warnings"] + v["air"] + base.fill_padding(data, padding, v["where"].name)
     for s, image in zip(slices, data, strict=True):
         base.check_slice(v["where"], image, s)
     kept = {"affine": v["affine"].copy(), "voxel": v["voxel"], "warnings": warnings}
@@ -201,5 +203,5 @@ def _volume(stamps):
     return {
         "where": where, "shape": (len(slices), *first.shape), "affine": affine, "slices": slices,
         "voxel": tuple(round(float(v), 6) for v in np.linalg.norm(affine[:3, :3], axis=0)),
-        "warnings": [f"{where.name}: {note}" for note in notes],
+        "warnings": [f"{where.name}: {note}" for note in notes], "air": None,
     }  # fmt: skip

@@ -14,6 +14,7 @@ from dipline.readers.dicom_file import code, is_dicom, listed, numbers, packages
 
 ENHANCED = ("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")  # CT with all slices in one file
 LARGEST = 8192  # pixels along a side
+SHIFTED = -1000  # air of 0 is stored as it would be of a scanner: with -1000, -1024 or, in an extended range, -8192
 MATTER = -900  # HU; a declared padding value above it would turn matter into air
 APART = 1.5  # times the thickness of a slice: a distance from which on slices may be missing
 UNEVEN = 0.2  # positions are often rounded to 0.1 mm; a gap may differ from the usual one by this part of it
@@ -60,10 +61,17 @@ def read_slice(file, head, where, notes):
     return SimpleNamespace(
         file=file, where=where, syntax=head["syntax"], shape=(head["Rows"], head["Columns"]),
         spacing=spacing, orientation=orientation, position=numbers(head, "ImagePositionPatient", 3, where),
-        slope=slope, intercept=intercept, padding=_padding(head, slope, intercept, notes),
+        slope=slope, intercept=intercept, stated=_stated(head, intercept), padding=_padding(head, slope, intercept, notes),
         tilt=numbers(head, "GantryDetectorTilt", 1, where),
         thickness=thickness, distance=distance,
     )  # fmt: skip
+
+
+def _stated(head, intercept):
+    """What in a header says that the values are HU, in words, or nothing."""
+    if head["RescaleType"] in ("HU", "HU_MOD"):
+        return f"RescaleType {head['RescaleType']}"
+    return f"RescaleIntercept {intercept:g}" if intercept <= SHIFTED else ""
 
 
 def _check_kind(head, where, notes, refuse):

@@ -3,6 +3,8 @@
 The axes are turned, never interpolated, until slices are as near to axial as they can be and lie as radiologists see
 them: columns run from the patient's right to the left, rows from front to back, slices upwards. The affine is turned
 with them and stays exact. ``scl_slope`` and ``scl_inter`` are applied once. Padding outside the scan circle becomes -1000 HU.
+A volume without any air (nothing below -200) is refused: nothing in such a file states the unit, and what has no value far
+below 0 is most often HU + 1024. As DICOM the same volume is taken, where the header states HU.
 
 Kept from a file: numbers. Its texts (``descrip``, ``aux_file``, extensions) are not read. A volume is named after its
 file; a name that looks like a date or UID becomes ``series_01``. A person's name in it is not known as one.
