@@ -241,6 +241,34 @@ def test_prior_of_another_modality_is_refused():
     studies.load(changed(chest))
 
 
+def test_promise_6_priors_in_files_that_no_job_can_use(tmp_path, monkeypatch):
+    """Design section 6, promise 6. A complex prior for CT, or a file that is no array, passed the check; every job of the arm failed."""
+    monkeypatch.chdir(tmp_path)
+    np.save("complex.npy", np.ones((32, 32), np.complex64))
+    np.save("real.npy", np.ones((32, 32), np.float32))
+    np.save("line.npy", np.ones(32))
+    np.save("text.npy", np.full((32, 32), "a"))
+    np.savez("many.npz", np.ones((32, 32)))
+    Path("empty.npy").touch()
+    chest = "datasets: {chest: {reader: phantom_ct, acquisitions: {V9: {views: 9}}}}"
+
+    def prior(file, datasets="[brain, chest]"):
+        return f"arms: {{x: {{method: ref_guided, datasets: {datasets}, inputs: {{prior: {{file: {file}}}}}}}}}"
+
+    key = "arms.x.inputs.prior.file: "
+    assert only(chest, prior("complex.npy")) == (
+        f'{key}"complex.npy" is complex (MRI), but x runs on chest, which is CT, allowed: real numbers; give a real image, '
+        "or narrow the arm with `datasets:`"
+    )
+    studies.load(changed(chest, prior("complex.npy", "[brain]")))
+    studies.load(changed(chest, prior("real.npy")))
+    for file, found in (("line.npy", "holds float64 with 1 axes"), ("text.npy", "holds <U1 with 2 axes")):
+        message = f'{key}"{file}" {found}, allowed: numbers with 2 axes or more; write one with numpy.save, (rows, columns)'
+        assert only(chest, prior(file)) == message
+    for file in ("many.npz", "empty.npy", "."):
+        assert only(chest, prior(file)).startswith(f'{key}"{file}" is no array, allowed: a .npy file of numbers; write one')
+
+
 @pytest.mark.parametrize("inner", [".", "sub"])
 def test_prior_from_the_same_folder_is_refused(inner, tmp_path):
     (tmp_path / "sub").mkdir()

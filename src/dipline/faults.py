@@ -486,7 +486,8 @@ def _input_problems(study, name, given):
         yield f": found {' and '.join(sources) or 'nothing'}, allowed: {allowed}"
         return
     if given.file is not None:
-        yield from (f".file: {p}" for p in _path_problems(given.file))
+        missing = [f".file: {p}" for p in _path_problems(given.file)]
+        yield from missing or (f".file: {p}" for p in _image_problems(study, name, given.file))
         return
     if given.arm is not None and given.arm not in study.arms:
         yield f".arm: {_no('arm', given.arm, study.arms)}"
@@ -520,6 +521,27 @@ def _input_problems(study, name, given):
                     "a prior from a scan's own full data is refused; "
                     "name another contrast or time point, and narrow the arm with `datasets:`"
                 )
+
+
+def _image_problems(study, name, file):
+    """What is wrong with an image in a file, whatever the scan."""
+    import numpy as np
+
+    advice = "write one with numpy.save, (rows, columns)"
+    try:
+        image = np.load(local(file), mmap_mode="r", allow_pickle=False)  # the header alone
+        kind, axes = image.dtype, image.ndim
+    except (ValueError, EOFError, OSError, AttributeError):  # no .npy, a folder, an archive of several
+        yield f'"{file}" is no array, allowed: a .npy file of numbers; {advice}'
+        return
+    if kind.kind not in "biufc" or axes < 2:
+        yield f'"{file}" holds {kind} with {axes} axes, allowed: numbers with 2 axes or more; {advice}'
+    ct = [d for d in study.datasets if study.solves(name, d) and study.modality(d) == "ct"]
+    if kind.kind == "c" and ct:
+        yield (
+            f'"{file}" is complex (MRI), but {name} runs on {ct[0]}, which is CT, allowed: real numbers; give a real image, '
+            "or narrow the arm with `datasets:`"
+        )
 
 
 def _origins(study, given, at, volume, away=False, seen=()):

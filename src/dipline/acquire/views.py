@@ -74,6 +74,15 @@ def geometry(shape, pixel_mm, views, *, geometry="parallel", scanner="none", sou
     whole = 180.0 if geometry == "parallel" else 360.0
     cells = detectors or math.ceil(cover / detector_width if detector_width else diagonal / pixel_mm)
     width = detector_width or (pixel_mm if geometry == "parallel" else cover / cells)
+    nearest = 0.0 if cells % 2 else width / 2  # a ray runs through the middle of a cell
+    if any(distances):
+        nearest = distances[0] * math.sin(math.atan(nearest / sum(distances)))
+    if nearest >= min(shape) * pixel_mm / 2:
+        key = "detectors" if detectors else "detector_width"
+        raise ValueError(
+            f"{key}: found {cells} cells of {width:g} mm, of which no ray comes nearer to the axis than {nearest:.4g} mm, "
+            f"allowed: less than {min(shape) * pixel_mm / 2:g}, half the image's side; take more and narrower ones"
+        )
     return {
         "angles": angles(layout, views, range or whole, start, seed, limited_to), "detector": np.array([cells, width]),
         "distances": np.array(distances), "pixel": np.array([float(pixel_mm)]), "image_shape": np.array([rows, columns]),
