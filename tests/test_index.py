@@ -220,7 +220,7 @@ def test_undersampled_scan_has_no_other_acceleration(folder):
     plan = Plan.load(config(folder))
     assert volumes(plan) == ["a", "b", "c"]
     assert plan.problems["d", "under"] == (
-        f"{folder}/under.h5: is undersampled already, so acquisition R2 cannot be made from it; "
+        "acquisition R2: mask: found equispaced, allowed: as_measured: the scan is undersampled already; "
         "use acquisitions: {as_measured: {holdout: 0.05}}"
     )
     assert volumes(Plan.load(config(folder, acquisitions={"as_measured": {"holdout": 0.05}}))) == [

@@ -154,8 +154,9 @@ def test_masks_that_a_scan_does_not_allow(scans, acquisition, more, said):
     for file in scans.glob("*.h5"):
         with h5py.File(file, "a") as h:
             h["reconstruction_rss"] = np.ones((3, 16, 12), np.float32)
-    plan = Plan.load(config(scans, acquisitions={"X": acquisition}, **more))
-    assert volumes(plan) == [] and all(p.startswith("acquisition X: ") and said in p for p in plan.problems.values()), plan.problems
+    (found,) = refused(config(scans, acquisitions={"X": acquisition}, **more))
+    key = "holdout" if said.startswith("holdout") else "mask"
+    assert found.startswith(f"datasets.d.acquisitions.X.{key}: ") and said in found and found.endswith(" (a and 2 more)"), found
 
 
 @pytest.mark.parametrize("crop, shape", [("readout", (8, 24)), ("full", (16, 24)), ("image", (8, 12))])
@@ -166,8 +167,9 @@ def test_a_mask_file_must_fit_the_scan_after_its_crop(scans, crop, shape):
             h["reconstruction_rss"] = np.ones((3, 8, 12), np.float32)
     whole = {"mine": own(np.ones(shape)), "lines": own(np.ones(shape[1]), "lines.npy")}
     assert volumes(Plan.load(config(scans, crop=crop, acquisitions=whole, maps={"method": "full"}))) == ["a", "b", "c"]
-    plan = Plan.load(config(scans, crop=crop, acquisitions={"mine": own(np.ones((shape[0] + 1, shape[1])))}))
-    assert volumes(plan) == [] and f"allowed: ({shape[1]},) or ({shape[0]}, {shape[1]})" in plan.problems["d", "a"]
+    (found,) = refused(config(scans, crop=crop, acquisitions={"mine": own(np.ones((shape[0] + 1, shape[1])))}))
+    assert found.startswith("datasets.d.acquisitions.mine.mask: own.npy: mask of shape")
+    assert f"allowed: ({shape[1]},) or ({shape[0]}, {shape[1]})" in found
 
 
 def test_the_mask_that_is_tried_is_the_one_that_is_drawn(scans):
@@ -179,6 +181,53 @@ def test_the_mask_that_is_tried_is_the_one_that_is_drawn(scans):
     for v in [*plan.volumes["d"], *(v for _, v in plan.problems)]:
         most[v] = masks.centre_columns(masks.cartesian("random", 24, 2, 0.125, masks.seed_of(f"{v}.h5"))[0])
     assert set(volumes(plan)) == {v for v, n in most.items() if n >= 4} and 0 < len(volumes(plan)) < len(most)
+
+
+# 3 of 24 columns, too few for coil maps; 6 of 48 are not
+NARROW = {"mask": "equispaced", "acceleration": 4, "center_fraction": 0.125, "offset": 0}
+
+
+def test_promise_8_one_scan_does_not_allow_one_acquisition(scans):
+    """An MRI scan on which one acquisition could not be made was left out as a whole; of a CT scan, that acquisition alone."""
+    with h5py.File(scans / "b.h5", "w") as h:
+        h["kspace"] = np.random.default_rng(3).standard_normal((3, 2, 16, 48, 2)).astype(np.float32).view(np.complex64)[..., 0]
+    given = config(scans, acquisitions={"R2": R2, "R4": NARROW})
+    plan = planning.prepare(given, ["my.yaml"])
+    said = "acquisition R4: mask: 3 of 24 columns are a fully sampled centre; coil maps need 4"
+    assert {(j.volume, j.acq) for j in plan.jobs} == {("a", "R2"), ("b", "R2"), ("b", "R4"), ("c", "R2")}
+    assert [line.split(", good")[0] for line in plan.missing()] == [f"d/a: {said}", f"d/c: {said}"]
+    rows = tables.failures(Plan.open(plan.root))
+    assert set(rows[rows.stage == "inputs"][["volume", "acq"]].itertuples(index=False, name=None)) == {("a", "R4"), ("c", "R4")}
+    assert rows[rows.stage == "inputs"].reason.str.startswith(said).all()
+    assert [p.split(", good")[0] for p in refused(given | {"strict": True})] == [f"datasets.d: a: {said}", f"datasets.d: c: {said}"]
+
+
+def test_a_scan_that_allows_no_acquisition_is_left_out(scans):
+    with h5py.File(scans / "b.h5", "w") as h:
+        h["kspace"] = np.random.default_rng(3).standard_normal((3, 2, 16, 48, 2)).astype(np.float32).view(np.complex64)[..., 0]
+    plan = planning.prepare(config(scans, acquisitions={"R4": NARROW, "R6": NARROW | {"acceleration": 6}}), ["my.yaml"])
+    assert volumes(plan) == ["b"] and {(j.volume, j.acq) for j in plan.jobs} == {("b", "R4"), ("b", "R6")} and not plan.unfed
+    assert re.fullmatch("acquisition R4: mask: 3 of 24 .*; acquisition R6: mask: 3 of 24 .*", plan.problems["d", "a"])
+    rows = tables.failures(Plan.open(plan.root))
+    assert rows[rows.stage == "scan"].volume.tolist() == ["a", "c"]
+
+
+def test_undersampled_scans_beside_full_ones(scans):
+    """They were left out, although they can be taken as they were measured."""
+    mask = np.zeros(24, np.float32)
+    mask[::2] = mask[8:16] = 1
+    scan(scans / "b.h5", mask=mask)
+    both = {"R2": R2, "as_measured": {"holdout": 0.05}}
+    plan = Plan.load(config(scans, acquisitions=both))
+    lost = {(j.volume, j.acq) for j in plan.possible} - {(j.volume, j.acq) for j in plan.jobs}
+    assert lost == {("b", "R2")} and "neither truth nor held-out" not in preview.text(plan)
+    for name in "ac":
+        scan(scans / f"{name}.h5", mask=mask)
+    (found,) = refused(config(scans, acquisitions=both))
+    assert found == (
+        "datasets.d.acquisitions.R2.mask: found equispaced, allowed: as_measured: the scan is undersampled already; "
+        "use acquisitions: {as_measured: {holdout: 0.05}} (a and 2 more)"
+    )
 
 
 # ---------------------------------------------------------------- the user's own files
@@ -459,8 +508,25 @@ def test_promise_6_source_within_the_image(tmp_path, monkeypatch):
     """Design section 6, promise 6. A source 10 mm from the centre of an image of 400 mm passed the check; every job failed."""
     monkeypatch.chdir(tmp_path)
     said = "datasets.chest.acquisitions.near.source_mm: found 10, allowed: above 282.843, half the image's diagonal"
-    assert refused(torsos(near=BEAM | {"source_mm": 10}, far=BEAM | {"source_mm": 300})) == [f"{said} of patient_001 (1 more like this)"]
+    assert refused(torsos(near=BEAM | {"source_mm": 10}, far=BEAM | {"source_mm": 300})) == [f"{said} (patient_001 and 1 more)"]
     Plan.load(torsos(far=BEAM | {"source_mm": 300}))
+
+
+@pytest.mark.parametrize(
+    "more, found",
+    [
+        ({"detectors": 2, "detector_width": 900}, "detectors: found 2 cells of 900 mm, of which no ray comes nearer to the axis than 450"),
+        ({"detector_width": 480}, "detector_width: found 2 cells of 480 mm, of which no ray comes nearer to the axis than 240 mm"),
+        ({"geometry": "fanflat", "scanner": "aapm", "detectors": 4, "detector_width": 800}, "detectors: found 4 cells of 800 mm, of which"),
+    ],
+)
+def test_promise_6_rays_that_miss_the_image(tmp_path, monkeypatch, more, found):
+    """Design section 6, promise 6. Two cells of 900 mm have two rays, 450 mm beside the axis: the jobs alone said that they miss."""
+    monkeypatch.chdir(tmp_path)
+    (told,) = refused(torsos(V9={"views": 9, **more}))
+    assert told.startswith(f"datasets.chest.acquisitions.V9.{found}")
+    assert told.endswith("allowed: less than 200, half the image's side; take more and narrower ones (patient_001 and 1 more)")
+    Plan.load(torsos(V9={"views": 9, **more, "detectors": 3}))
 
 
 def test_check_says_what_the_rays_miss(tmp_path, monkeypatch):

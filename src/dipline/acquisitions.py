@@ -83,11 +83,12 @@ def of_projections(a):
         yield "electronic_noise", "needs photons, e.g. photons: 1e5"
 
 
-def try_rays(a, shape, pixel):
-    """ValueError where an image of ``shape`` (rows, columns), its pixels in mm, cannot be projected so."""
+def try_rays(a, scan):
+    """ValueError where a scan (an entry of the index) cannot be projected so; without its voxel size nobody can tell."""
     from dipline.acquire import views
 
-    views.geometry(shape, pixel, **a.model_dump())
+    if "voxel" in scan:
+        views.geometry(scan["shape"][-2:], scan["voxel"][0], **a.model_dump())
 
 
 def limits(a, shape, pixel):
@@ -97,19 +98,28 @@ def limits(a, shape, pixel):
     return views.limits(shape, pixel, **a.model_dump())
 
 
-def try_mask(a, shape, maps, file):
-    """ValueError where the mask cannot be made for k-space of ``shape``, or its centre is too small for coil maps.
+def try_mask(a, scan, dataset):
+    """ValueError where the mask cannot be made for a scan (an entry of the index), or its centre is too small for coil maps.
 
-    Args:
-        shape: (readout, phase encode) after the crop.
-        file: of the scan; its name seeds a mask of columns.
+    The name of the scan's file seeds a mask of columns.
     """
-    if a.mask in ("full", "as_measured") or a.mask == "file" and not local(a.file).exists():
+    if scan.get("undersampled") and a.mask != "as_measured":
+        advice = "the scan is undersampled already; use acquisitions: {as_measured: {holdout: 0.05}}"
+        raise ValueError(f"mask: found {a.mask}, allowed: as_measured: {advice}")
+    if a.mask in ("full", "as_measured") or "shape" not in scan or a.mask == "file" and not local(a.file).exists():
         return  # a missing file is told by the study's check; a report can do without
     named = a.seed is None and a.mask not in ("file", "gaussian_2d", "poisson")
     stamp = local(a.file).stat().st_mtime_ns if a.mask == "file" else None
-    if fault := _mask_fault(a, shape, maps, Path(file).name if named else "", stamp):
-        raise ValueError(fault)
+    name = Path(scan["files"][0]).name if named else ""
+    if fault := _mask_fault(a, _kspace(scan, dataset.crop), dataset.maps.method, name, stamp):
+        raise ValueError(fault if fault.startswith("holdout: ") else f"mask: {fault}")
+
+
+def _kspace(scan, crop):
+    """(readout, phase encode) of a scan's k-space after the crop, as masks see it."""
+    rows, columns = scan["shape"][-2:]
+    height, width = scan.get("recon_shape", (rows, columns))
+    return rows if crop == "full" else min(rows, height), min(columns, width) if crop == "image" else columns
 
 
 @cache
@@ -130,7 +140,7 @@ def _mask_fault(a, shape, maps, name, stamp):
             seed, advice = masks.seed_of(name) if name else a.seed or 0, "raise center_fraction"
             mask = masks.drawn(a.mask, shape, a.acceleration, a.center_fraction, seed, a.offset)
         if not mask.any():
-            return "the mask keeps no sample; change offset, seed or acceleration"
+            return "it keeps no sample; change offset, seed or acceleration"
         if a.holdout:
             masks.hold_out(mask, a.holdout, np.random.default_rng(0))
     except ValueError as error:

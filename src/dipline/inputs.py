@@ -1,8 +1,9 @@
-"""What an arm is given: where it comes from besides its measurement, and which jobs cannot have it.
+"""What an arm is given: its measurement and what comes from elsewhere, and which jobs cannot have it.
 
-An acquisition that suits no scan, a slice that nobody chose, or blocks that do not fit, are faults of the study. A
-prior whose scan cannot be used, or does not exist, or a scan that is too large for an acquisition, costs the jobs that
-need it and no others.
+An acquisition that suits no scan, a slice that nobody chose, or blocks that do not fit, are faults of the study. A scan
+that does not allow an acquisition (undersampled already, too large, a centre too small for coil maps), or a prior whose
+scan cannot be used or does not exist, costs the jobs that need it and no others. A scan that allows no acquisition at all
+is left out as a whole.
 """
 
 from dipline import registry
@@ -46,6 +47,37 @@ def _holder(plan, dataset, volume, arm, slices):
     return next((n for n, held in enumerate(blocks) if set(slices) <= set(held)), None)
 
 
+def unmade(plan):
+    """({(dataset, volume, acq): why that scan cannot be measured so}, faults of acquisitions that suit no scan at all)."""
+    found, faults = {}, []
+    for d, dataset in plan.study.datasets.items():
+        for acq in dataset.acquisitions:
+            wanted, lost = plan.study.acquisition(d, acq), {}
+            for v, scan in plan.volumes[d].items():
+                try:
+                    wanted.try_on(scan, dataset)
+                except ValueError as error:
+                    lost[v] = str(error)
+            if lost and len(lost) == len(plan.volumes[d]):
+                v, reason = next(iter(lost.items()))
+                also = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+                faults.append(f"datasets.{d}.acquisitions.{acq}.{reason} ({v}{also})")
+            else:
+                found |= {(d, v, acq): f"acquisition {acq}: {reason}" for v, reason in lost.items()}
+    return found, faults
+
+
+def useless(plan):
+    """{(dataset, volume): why} of scans that allow no acquisition; not where that is a fault of the study."""
+    found = {}
+    for d, dataset in plan.study.datasets.items():
+        for v in plan.volumes[d]:
+            reasons = [plan.unmade.get((d, v, acq)) for acq in dataset.acquisitions]
+            if all(reasons):
+                found[d, v] = "; ".join(reasons)
+    return found
+
+
 class Check:
     """Looks through the inputs of all jobs of a plan.
 
@@ -56,28 +88,10 @@ class Check:
 
     def __init__(self, plan):
         self.plan, self.unfed, self._told, self._seen, self.faults = plan, {}, {}, {}, []
-        self._unmade = {}  # {(dataset, volume, acq): why the scan cannot be measured so}
-        for d, dataset in plan.study.datasets.items():
-            for acq in dataset.acquisitions if plan.study.modality(d) == "ct" else ():
-                self._measure(d, acq)
         for job in plan.possible:
             if reason := self._reason(job):
                 self.unfed[job[:4]] = reason
         self.faults += [f"{key}: {found[0]}{self._more(found)}; {advice}" for (key, advice), found in self._told.items()]
-
-    def _measure(self, d, acq):
-        """Note of which scans an acquisition cannot be made; where it is none of them, the study is at fault."""
-        wanted, lost = self.plan.study.acquisition(d, acq), {}
-        for v, entry in self.plan.volumes[d].items():
-            try:
-                wanted.try_on(entry.get("shape"), "", entry["files"][0], entry.get("voxel"))
-            except ValueError as error:
-                lost[v] = str(error)
-        if lost and len(lost) == len(self.plan.volumes[d]):
-            v, reason = next(iter(lost.items()))
-            self.faults.append(f"datasets.{d}.acquisitions.{acq}.{reason} of {v}{self._more(lost)}")
-        else:
-            self._unmade |= {(d, v, acq): f"acquisition {acq}: {reason}" for v, reason in lost.items()}
 
     @staticmethod
     def _more(found):
@@ -86,7 +100,7 @@ class Check:
 
     def _reason(self, job):
         """Why a job cannot run, or nothing."""
-        if reason := self._unmade.get(job[:3]):
+        if reason := self.plan.unmade.get(job[:3]):
             return reason
         if job[:4] not in self._seen:
             self._seen[job[:4]] = ""
@@ -120,7 +134,7 @@ class Check:
             if i.arm and _holder(plan, d, v, i.arm, needed) is None:
                 fault = f"the blocks of {job.arm} are larger than those of {i.arm}"
                 return self._fault(key, fault, "give both the same block")
-        if reason := self._unmade.get((d, v, acq)):
+        if reason := self.plan.unmade.get((d, v, acq)):
             return f"{key}: {d}/{v} cannot be measured so ({reason})"
         upstream = i.arm and self._reason(job._replace(dataset=d, volume=v, acq=acq, arm=i.arm))
         return f"{key}: {i.arm} cannot run on {d}/{v}: {upstream}" if upstream else ""

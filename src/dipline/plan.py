@@ -61,7 +61,9 @@ class Plan:
     Attributes:
         volumes: {dataset: {volume: entry of the index, with the slices "chosen"}}.
         problems: {(dataset, volume): why the scan is left out}.
-        unfed: {(dataset, volume, acq, arm): why these jobs are left out}: a scan that their inputs need is not there.
+        unmade: {(dataset, volume, acq): why that scan cannot be measured so}.
+        unfed: {(dataset, volume, acq, arm): why these jobs are left out}: their scan cannot be measured so, or one that
+            their inputs need is not there.
         faults: of the study, which only the scans show.
     """
 
@@ -78,16 +80,21 @@ class Plan:
                 try:
                     if "problem" in entry:
                         raise ValueError(entry["problem"])
-                    self._fits(name, volume, entry)
+                    self._has_maps(name, volume)
                     slices = indexing.chosen_slices(dataset, entry["slices"])
                 except ValueError as error:
                     self.problems[name, volume] = str(error)
                 else:
                     self.volumes[name][volume] = {**entry, "chosen": slices}
+        self.unmade, faults = inputs.unmade(self)
+        for (d, v), why in inputs.useless(self).items():
+            self.problems[d, v] = why
+            del self.volumes[d][v]
         if study.strict:
             self.faults += [f"datasets.{d}: {v}: {p}" for (d, v), p in self.problems.items()]
+            self.faults += [f"datasets.{d}: {v}: {p}" for (d, v, _), p in self.unmade.items() if v in self.volumes[d]]
         check = inputs.Check(self)
-        self.faults += check.faults
+        self.faults += faults + check.faults
         self.unfed = check.unfed
 
     @classmethod
@@ -119,24 +126,12 @@ class Plan:
             raise StudyError([f"{file}: {p}" for p in problems])
         return cls(study, index, root, look=False)
 
-    def _fits(self, dataset, volume, entry):
-        """Every acquisition must be possible on the scan."""
-        d = self.study.datasets[dataset]
-        for acq in d.acquisitions:
-            wanted = self.study.acquisition(dataset, acq)
-            if entry.get("undersampled") and wanted.mask != "as_measured":
-                raise ValueError(
-                    f"{entry['files'][0]}: is undersampled already, so acquisition {acq} cannot be made from it; "
-                    "use acquisitions: {as_measured: {holdout: 0.05}}"
-                )
-            missing = [f for f in self.given_files(dataset, volume, acq) if self._look and not Path(f).exists()]
-            if missing:
-                raise ValueError(f"{missing[0]}: no such file of coil maps; put it there, or leave the volume out")
-            if "shape" in entry:
-                try:
-                    wanted.try_on(_kspace(entry, d.crop), d.maps.method, entry["files"][0])
-                except ValueError as error:
-                    raise ValueError(f"acquisition {acq}: {error}") from None
+    def _has_maps(self, dataset, volume):
+        """ValueError where the user's file of coil maps is not there."""
+        for acq in self.study.datasets[dataset].acquisitions if self._look else ():
+            for file in self.given_files(dataset, volume, acq):
+                if not Path(file).exists():
+                    raise ValueError(f"{file}: no such file of coil maps; put it there, or leave the volume out")
 
     def missing(self):
         """What is left out and why, one line each."""
@@ -431,10 +426,3 @@ class Plan:
         """:meth:`resolved` as YAML: equal text for equal studies."""
         plain = json.loads(json.dumps(self.resolved()))  # YAML would write what two arms share as an anchor
         return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
-
-
-def _kspace(entry, crop):
-    """(readout, phase encode) of a volume's k-space after the crop, as masks see it."""
-    rows, columns = entry["shape"][-2:]
-    height, width = entry.get("recon_shape", (rows, columns))
-    return rows if crop == "full" else min(rows, height), min(columns, width) if crop == "image" else columns

@@ -61,7 +61,8 @@ def _unjudged(plan, dataset):
     """Acquisitions without truth from which no samples are kept either."""
     undersampled = any(entry.get("undersampled") for entry in plan.volumes[dataset].values())
     for acq in plan.study.datasets[dataset].acquisitions if undersampled else ():
-        if plan.study.acquisition(dataset, acq).holdout is None:
+        wanted = plan.study.acquisition(dataset, acq)
+        if wanted.mask == "as_measured" and wanted.holdout is None:
             yield f"{acq}: neither truth nor held-out samples, so no number will tell the arms apart; add holdout: 0.05"
 
 

@@ -102,11 +102,11 @@ class Cartesian(Model):
     def acceleration_requested(self):
         return self.acceleration or (1.0 if self.mask == "full" else None)
 
-    def try_on(self, shape, maps, file):
-        """ValueError where the mask cannot be made for k-space of ``shape``, or its centre is too small for coil maps."""
+    def try_on(self, scan, dataset):
+        """ValueError, key first, where a scan (an entry of the index) of the dataset cannot be undersampled so."""
         from dipline import acquisitions
 
-        acquisitions.try_mask(self, shape, maps, file)
+        acquisitions.try_mask(self, scan, dataset)
 
     def faults(self):
         """(key, what is wrong) of settings that do not go together."""
@@ -154,12 +154,11 @@ class Projections(Model):
 
         return acquisitions.limits(self, shape[-2:], voxel[0]) if voxel else {}
 
-    def try_on(self, shape, maps, file, voxel=None):
-        """ValueError, key first, where a volume of ``shape`` cannot be projected so; without its ``voxel`` nobody can tell."""
+    def try_on(self, scan, dataset):
+        """ValueError, key first, where a scan (an entry of the index) of the dataset cannot be projected so."""
         from dipline import acquisitions
 
-        if voxel:
-            acquisitions.try_rays(self, shape[-2:], voxel[0])
+        acquisitions.try_rays(self, scan)
 
     def faults(self):
         """(key, what is wrong) of settings that do not go together."""
