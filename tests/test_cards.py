@@ -1,5 +1,6 @@
 """Cards of a machine without a scheduler, pretended: names in CUDA_VISIBLE_DEVICES."""
 
+import json
 import os
 import signal
 import subprocess
@@ -9,6 +10,8 @@ import time
 import pytest
 
 from dipline import cards
+from dipline import study as studies
+from dipline.plan import Plan
 
 JOB = """
 import sys, time
@@ -84,11 +87,38 @@ def test_cards_that_nvidia_smi_lists(tmp_path, monkeypatch):
     assert cards.visible() == []
 
 
-def test_a_job_claims_its_card_before_torch(tmp_path):
+def reconstruct(folder, *more):
     """The verb itself, whose measurement is missing: by then it has chosen."""
-    env = os.environ | {"TMPDIR": str(tmp_path), "CUDA_VISIBLE_DEVICES": "0,1"}
-    verb = [sys.executable, "-m", "dipline", "reconstruct", str(tmp_path / "none.h5"), "--out", str(tmp_path / "r.h5"), "--slices", "0"]
+    env = os.environ | {"TMPDIR": str(folder), "CUDA_VISIBLE_DEVICES": "0,1"}
+    verb = [sys.executable, "-m", "dipline", "reconstruct", str(folder / "none.h5"), "--out", str(folder / "r.h5"), "--slices", "0"]
+    subprocess.run([*verb, *more], env=env, capture_output=True)
+
+
+def test_a_job_without_a_network_claims_no_card(tmp_path):
+    """TV waited for a card that a network computed on, and kept one from the next network."""
+    reconstruct(tmp_path, "--arm", "tv")
+    assert not list(tmp_path.glob("dipline-cards-*"))
+    spec = {"arm": studies.resolve(studies.checked_arm({"method": "tv"})), "device": studies.device("cuda", "tv"), "threads": 1}
+    reconstruct(tmp_path, "--spec", json.dumps(spec))
+    assert list(tmp_path.glob("dipline-cards-*/0.lock")), "unless the study says so"
+
+
+@pytest.mark.parametrize(
+    ("device", "tv", "dip"),
+    [("auto", ("cpu", 0), ("auto", 1)), ("cpu", ("cpu", 0), ("cpu", 0)), ("cuda", ("cuda", 1), ("cuda", 1))],
+)
+def test_a_job_asks_for_the_card_that_it_claims(tmp_path, monkeypatch, device, tv, dip):
+    """With `device: cuda` classical arms asked Slurm for no card, and then ended because there was none."""
+    monkeypatch.chdir(tmp_path)
+    data = {"reader": "phantom", "params": {"patients": 1, "matrix": 32}, "acquisitions": {"all": {"mask": "full"}}}
+    arms = {"tv": {"method": "tv"}, "dip": {"method": "vanilla"}}
+    plan = Plan.load({"study": "s", "device": device, "datasets": {"d": data}, "arms": arms})
+    for arm, wanted in (("tv", tv), ("dip", dip)):
+        assert (json.loads(plan.reconstruct_spec("d", "all", arm))["device"], plan.gpus(arm)) == wanted
+
+
+def test_a_job_claims_its_card_before_torch(tmp_path):
     began = time.time()
-    subprocess.run(verb, env=env, capture_output=True)
+    reconstruct(tmp_path)
     (lock,) = tmp_path.glob("dipline-cards-*/0.lock")
     assert lock.stat().st_mtime >= began - 1

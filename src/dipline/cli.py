@@ -234,7 +234,7 @@ def reconstruct(measurement, out, snapshots, slices, spec, arm, seed, state, inp
 
     if spec is None:
         resolved = s.resolve(s.checked_arm(_yaml(arm or "vanilla", "method")))
-        spec = json.dumps({"arm": resolved, "device": "auto", "threads": 1})
+        spec = json.dumps({"arm": resolved, "device": s.device("auto", resolved["method"]), "threads": 1})
     cards.claim(json.loads(spec)["device"])
     from dipline import blocks as r  # after the card is chosen: it imports torch
 

@@ -327,7 +327,7 @@ class Plan:
             used += [("stopping", n) for rule in (resolved["stop"], *resolved["watch"]) for n in rule]
             files = registry.code_files(*used) | {HERE / "methods" / "base.py"}
             return {
-                "arm": resolved, "device": self.study.device, "threads": self.study.threads, "engine": registry.ENGINE,
+                "arm": resolved, "device": self.device(arm), "threads": self.study.threads, "engine": registry.ENGINE,
                 "code": registry.code_hash(files),
             }  # fmt: skip
 
@@ -377,10 +377,13 @@ class Plan:
         seconds = slices * self.cost(job.dataset, job.volume, job.acq, job.arm)[0] / speed
         return int(10 + 2 * seconds / 60)
 
+    def device(self, arm):
+        """What an arm runs on: auto, cpu or cuda."""
+        return studies.device(self.study.device, self.study.arms[arm].method)
+
     def gpus(self, arm):
-        """Cards that a reconstruction asks for: one, unless the study is for the CPU or the arm has no network."""
-        method = registry.get("methods", self.study.arms[arm].method)
-        return int(self.study.device != "cpu" and bool(method.get("NETWORK")))
+        """Cards that a reconstruction asks for."""
+        return int(self.device(arm) != "cpu")
 
     def scan_memory(self, dataset, volume):
         """MB for ``measure``: the scan several times over."""

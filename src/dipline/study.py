@@ -300,6 +300,11 @@ def resolve(arm, snapshots=60, read_every=20):
     }  # fmt: skip
 
 
+def device(wanted, method):
+    """What a method runs on, from the study's ``device``: under ``auto`` a card is for networks alone."""
+    return "cpu" if wanted == "auto" and not registry.get("methods", method).get("NETWORK") else wanted
+
+
 def checked_arm(config):
     """An :class:`Arm` from a mapping, outside a study; StudyError with all its problems."""
     from dipline import faults
