@@ -441,6 +441,53 @@ def test_the_environment_for_conda_is_that_of_pip():
     assert pip == (ROOT / "envs" / "requirements.txt").read_text().splitlines(), "write the lines of requirements.txt below pip:"
 
 
+def test_the_image_for_apptainer_is_made_of_that_list():
+    text = (ROOT / "envs" / "dipline.def").read_text()
+    conda = yaml.safe_load((ROOT / "envs" / "dipline.yaml").read_text())["dependencies"]
+    (python,) = re.findall(r"(?m)^From: python:(3\.\d+)\.\d+-bookworm$", text)
+    assert f"python={python}" in conda
+    (source, inside), (installed,) = re.search(r"%files\n +(\S+) (\S+)\n\n", text).groups(), re.findall(r"pip install (.*)", text)
+    assert (ROOT / source) == ROOT / "envs" / "requirements.txt" and installed == f"--no-cache-dir -r {inside}"
+
+
+STAND_IN = {
+    "apptainer": """
+        [ "$1" = --version ] && { echo apptainer version 1.4.0; exit; }
+        echo "$*" >> DIR/calls
+        until [[ $1 == *.sif ]]; do shift; done
+        shift; PATH=DIR/inside:$PATH exec "$@" """,
+    "conda": """
+        case $1 in
+            --version) echo conda 25.1.0 ;;
+            info) echo '{"conda_prefix": "DIR", "platform": "linux-64"}' ;;
+            config) echo '{"get": {"channel_priority": "strict"}}' ;;
+            env) echo "$*" >> DIR/calls; mkdir -p "${@: -1}" ;;
+        esac""",
+}
+
+
+@pytest.mark.parametrize("method", STAND_IN)
+def test_jobs_in_an_environment_run_the_checkout(method, tmp_path, monkeypatch):
+    """Snakemake takes PYTHONPATH from jobs in conda environments unless told not to: they had no module `dipline`. Conda and
+    Apptainer are stand-ins, with another python inside, which says where it looks for modules."""
+    there = tmp_path / "stand_in"
+    scripts = {
+        method: STAND_IN[method], "bin/activate": "PATH=DIR/inside:$PATH",
+        "inside/python": f'echo "$PYTHONPATH" >> DIR/used; exec {sys.executable} "$@"',
+    }  # fmt: skip
+    for name, text in scripts.items():
+        (there / name).parent.mkdir(parents=True, exist_ok=True)
+        (there / name).write_text("#!/bin/bash\n" + text.replace("DIR", str(there)) + "\n")
+        (there / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{there}:{os.environ['PATH']}")
+    scan, profile = "results/smoke/scans/brain/patient_041.h5", str(ROOT / "profiles" / "default")
+    snakemake(tmp_path, smoke(), "--sdm", method, "--workflow-profile", profile, "--", scan)
+    assert (tmp_path / scan).exists()
+    assert (there / "used").read_text().split(":")[0] == str(ROOT / "src")
+    calls = (there / "calls").read_text()
+    assert ("exec --home" in calls and "envs/dipline.sif bash -c" in calls) if method == "apptainer" else "env create" in calls
+
+
 def test_lint_and_format():
     run = subprocess.run([*SNAKEMAKE, "--lint"], cwd=ROOT, capture_output=True, text=True)
     assert "Congratulations" in run.stdout + run.stderr, run.stdout + run.stderr

@@ -21,6 +21,10 @@ ROOT, LOGS = str(PLAN.root), f"logs/{PLAN.study.study}"
 SNAPSHOTS = str if PLAN.study.keep_snapshots else temp
 
 
+# With --sdm apptainer. A path without a root: Snakemake refuses images in folders with a space in their name, with --sdm or without.
+container: "envs/dipline.sif"
+
+
 wildcard_constraints:
     dataset=PLAN.pattern("dataset"),
     volume=PLAN.pattern("volume"),
