@@ -150,6 +150,7 @@ MAY = {  # module: what it may import of ours; plug-ins are loaded through the r
     "index": {"links", "registry", "store", "study"},
     "inputs": {"registry", "study"},
     "plan": {"faults", "index", "inputs", "links", "measure_mri", "registry", "study"},
+    "bundle": {"plan", "registry", "report.provenance", "store", "study"},
     "preview": {"links", "registry", "store", "study"},
     "profile": {"registry", "store", "study"},
     "status": {"lease", "store"},

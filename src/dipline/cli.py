@@ -67,6 +67,8 @@ def parser():
     verb(export_dicom, arg("nifti", help="a volume in HU: results/<study>/volumes/<arm>/<dataset>/<acq>/seed0/<volume>.nii.gz"),
          arg("--out", required=True, help="folder to write, new or empty"),
          arg("--description", default="dipline reconstruction", help="name of the series in a viewer"))  # fmt: skip
+    verb(export_bundle, study, arg("--out", help="default: results/<study>/<study>_bundle.zip"),
+         arg("--compare", metavar="BUNDLE.zip", help="write nothing; say which images differ from those of a bundle"))  # fmt: skip
     verb(profile, arg("scheduler", choices=["slurm"]),
          arg("--partition", required=True, help="for reconstructions on GPUs, e.g. gpu"),
          arg("--cpu-partition", help="for all other jobs; default: the same"),
@@ -397,6 +399,25 @@ def export_dicom(nifti, out, description):
         print(f"{len(e.from_nifti(nifti, out, description))} file(s) in {out}")
     except ValueError as error:
         raise s.StudyError([str(error)]) from None
+
+
+def export_bundle(study, out, compare):
+    """Write one zip to reproduce or publish a study, without scans and images; or compare the images with a bundle's.
+
+    A path of the study that does not begin with a $VARIABLE is replaced. With --compare the status is 1 where an image differs.
+    """
+    from dipline import bundle
+    from dipline.plan import Plan
+
+    plan = Plan.open(_root(study))
+    if compare:
+        differ, lines = bundle.compare(plan, compare)
+        print("\n".join(lines))
+        sys.exit(1 if differ else 0)
+    out = Path(out or plan.root / f"{plan.study.study}_bundle.zip")
+    for caution in bundle.write(plan, out):
+        print(f"ATTENTION: {caution}", file=sys.stderr)
+    print(out)
 
 
 def schema():

@@ -32,7 +32,7 @@ def study_provenance(plan):
             "checksums": {},
         }
         for file in plan.recons(job):
-            head, slices = _read(file)
+            head, slices = read(file)
             made = head.get("provenance") or {}
             _count(out, made)
             times += [made["time"]] if made.get("time") else []
@@ -63,7 +63,8 @@ def _count(out, made):
         out["versions"].setdefault(package, Counter())[str(version)] += 1
 
 
-def _read(file):
+def read(file):
+    """(attributes, {slice: attributes}) of a result file; both empty where it is missing or broken."""
     try:
         return store.read(file, names=()) if Path(file).exists() else ({}, {})
     except store.Corrupt:
