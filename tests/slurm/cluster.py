@@ -18,7 +18,7 @@ from dipline import profile, store
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-STEPS = 1500
+STEPS = 800
 STUDY = {
     "study": "cohort",
     "datasets": {"brain": {
@@ -118,7 +118,7 @@ class Run:
 
     def submitted(self, number=0):
         """Ids of Slurm jobs that a Snakemake submitted, in order."""
-        return re.findall(r"submitted with SLURM jobid (\d+)", self.said(number))
+        return re.findall(r"SLURM job ?id (\d+)", self.said(number), re.IGNORECASE)
 
     def status(self):
         """What `dipline status --json` says."""
@@ -144,8 +144,12 @@ class Run:
     # the reconstruction that is broken
 
     def words(self):
-        """What all attempts said in their logs, line by line."""
-        return [e["said"] for e in self.journal() if "said" in e]
+        """What all attempts said in their logs, line by line, one attempt after the other: two may speak at the same time."""
+        said = {}
+        for e in self.journal():
+            if "said" in e:
+                said.setdefault(e["pid"], []).append(e["said"])
+        return [line for lines in said.values() for line in lines]
 
     def leaves(self):
         """Wait for the words with which a job leaves."""
