@@ -32,7 +32,7 @@ PLAN_SECONDS, PLAN_MB, START_SECONDS = 180.0, 4000.0, 6.0  # what the largest ma
 
 def study(volumes, slices, acquisitions, arms, block=1):
     """A study of so many embedded patients."""
-    masks = {f"R{r}": {"mask": "random", "acceleration": r, "center_fraction": 0.25} for r in range(2, 2 + acquisitions)}
+    masks = {f"R{r}": {"mask": "random", "acceleration": r, "center_fraction": 0.15} for r in range(2, 2 + acquisitions)}
     params = {"patients": volumes, "slices": slices, "matrix": 32, "coils": 2}
     return {
         "study": "scale", "datasets": {"brain": {"reader": "phantom", "params": params, "acquisitions": masks}},
