@@ -13,12 +13,13 @@ from dipline.physics.base import DATA_TERMS, Operator
 from dipline.physics.sense import Sense
 
 
-def operators():
-    for name, plugin in registry.plugins("physics").items():
-        for cls in vars(plugin.load()).values():
-            if isinstance(cls, type) and issubclass(cls, Operator) and cls is not Operator:
-                yield pytest.param(cls.example(), id=name)
-    yield pytest.param(Sense.example(by_column=False), id="sense-points")
+def operators(linear=True):
+    for name in registry.plugins("physics"):
+        A = loop.plugin_class("physics", name, Operator).example()
+        if A.linear == linear:
+            yield pytest.param(A, id=name)
+    if linear:
+        yield pytest.param(Sense.example(by_column=False), id="sense-points")
 
 
 def draw(shape, dtype, seed=0):
@@ -28,6 +29,11 @@ def draw(shape, dtype, seed=0):
 @pytest.fixture(params=operators())
 def A(request):
     return request.param
+
+
+def name_of(A):
+    """The plug-in that an operator is of."""
+    return type(A).__module__.split(".")[-1]
 
 
 def test_adjoint(A):
@@ -77,6 +83,10 @@ def test_weights(A):
 
 def test_preconditioned(A):
     """The data go with the operator, which stays adjoint and within its norm; the starting image stays."""
+    if {"precondition": "> 0"} in [settings for settings, _ in registry.get("physics", name_of(A)).get("REFUSES", ())]:
+        with pytest.raises(NotImplementedError):
+            A.preconditioned(A(draw(A.domain, A.dtype)), 0.1)
+        return
     x = draw(A.domain, A.dtype)
     B, y = A.preconditioned(A(x), 0.1)
     assert torch.allclose(B(x), y, atol=1e-5) and not torch.allclose(y, A(x), atol=1e-2)
@@ -93,7 +103,7 @@ def test_data_terms(A):
     """Those that the file names work, are 0 at the data and grow away from them; another is refused."""
     x = draw(A.domain, A.dtype).abs().to(A.dtype)
     y = A(x)
-    kinds = registry.get("physics", type(A).__module__.split(".")[-1]).get("DATA_TERMS", DATA_TERMS)
+    kinds = registry.get("physics", name_of(A)).get("DATA_TERMS", DATA_TERMS)
     for kind in kinds:
         B, z = A.data_term(kind, y / 2, 2.0)
         assert float(B.residual(x / 2, z)) == pytest.approx(0, abs=1e-6) and float(B.residual(x, z)) > 1e-3
@@ -109,9 +119,36 @@ def test_scales(A):
     assert float((A.view(x).abs() > A.view_scale(x)).float().mean()) < 0.01
 
 
+@pytest.fixture(params=operators(linear=False))
+def nonlinear(request):
+    return request.param
+
+
+def test_nonlinear_gradient_is_that_of_finite_differences(nonlinear):
+    """Along random directions, in double precision, of ‖A x − y‖²."""
+    A = nonlinear
+    A.weights, A.response = A.weights.double(), getattr(A, "response", torch.zeros(0)).to(torch.complex128)
+    x = (draw(A.domain, torch.float64).abs() * 0.2 + 0.2).requires_grad_()
+    y = A(x.detach().flip(-1)) * 0.9
+    (gradient,) = torch.autograd.grad(A.residual(x, y), x)
+    for seed in range(5):
+        d = draw(A.domain, torch.float64, seed)
+        with torch.no_grad():
+            change = (A.residual(x + 1e-5 * d, y) - A.residual(x - 1e-5 * d, y)) / 2e-5
+        assert float(change) == pytest.approx(float((gradient * d).sum()), rel=1e-5)
+
+
+def test_nonlinear_restrict_keeps_exactly_the_samples(nonlinear):
+    x = draw(nonlinear.domain, torch.float32).abs()
+    y = nonlinear(x)
+    keep = torch.rand(y.shape[-1], generator=torch.Generator().manual_seed(2)) < 0.6
+    assert torch.equal(nonlinear.restrict(keep)(x), nonlinear.select(y, keep))
+
+
 def test_view_is_real_and_of_the_shown_size(A):
     v = A.view(draw(A.domain, A.dtype))
-    assert v.ndim == 2 and not v.is_complex()
+    assert v.ndim == 2 or v.shape == A.domain, "one plane, or the colours of a photograph"
+    assert not v.is_complex()
 
 
 def naive(x, maps, mask):

@@ -6,8 +6,13 @@
 from functools import cache
 from pathlib import Path
 
-from dipline.study import Cartesian, local
+from dipline.study import Cartesian, Degraded, local
 
+TAKES = {  # keys that mean something for one kind of task alone
+    "denoise": (), "inpaint": ("missing", "boxes", "file"), "superres": ("factor", "filter"),
+    "deblur": ("kernel", "width", "length", "angle", "file"), "blur_nonlinear": ("kernel", "width", "length", "angle", "file"),
+    "phase": ("oversampling",), "gaussian": ("rate",),
+}  # fmt: skip
 UNDRAWN = ("file", "full", "as_measured")  # masks without chance or density
 REGULAR = ("equispaced", "equispaced_fraction", "magic", "magic_fraction")
 
@@ -23,6 +28,11 @@ def essence(a):
         if a.mask not in UNDRAWN:
             found["center_fraction"] = round(0.32 / a.acceleration if a.center_fraction is None else a.center_fraction, 9)
         chance |= a.noise_snr is not None or a.mask not in UNDRAWN and found["offset"] is None
+    elif isinstance(a, Degraded):
+        chance |= bool(a.sigma or a.peak or a.impulse or a.missing or a.rate)
+        found["boxes"] = a.boxes and tuple(sorted(a.boxes))
+        if a.task in ("deblur", "blur_nonlinear") and a.kernel == "gaussian":
+            found["width"] = a.width or 1.6
     else:
         whole = 180.0 if a.geometry == "parallel" else 360.0
         found |= {"range": None if a.layout == "limited" else a.range or whole, "start": a.start % 360, "scanner": None}
@@ -38,8 +48,8 @@ def facts(a):
     """{key: value} of an acquisition as plug-ins refuse them; ``views`` are those that an arm sees."""
     from dipline.acquire.views import held_out
 
-    found = a.model_dump()
-    return found | ({} if isinstance(a, Cartesian) else {"views": a.views - held_out(a.views, a.holdout)})
+    found = a.model_dump() | {"task": a.task}
+    return found | ({"views": a.views - held_out(a.views, a.holdout)} if a.task == "ct" else {})
 
 
 def of_mask(a):
@@ -81,6 +91,92 @@ def of_projections(a):
         yield "views", f"found {a.views}, allowed with layout: random: {grid} or less, the angles to draw from"
     if a.electronic_noise and a.photons is None:
         yield "electronic_noise", "needs photons, e.g. photons: 1e5"
+
+
+def of_task(a):
+    """(key, what is wrong) of the settings of a photograph's acquisition that do not go together."""
+    for key in sorted({k for keys in TAKES.values() for k in keys} & a.model_fields_set):
+        if key not in TAKES[a.task]:
+            tasks = ", ".join(task for task, keys in TAKES.items() if key in keys)
+            yield key, f"means nothing with task: {a.task} (allowed with {tasks}); leave it out"
+    if a.task == "denoise" and not (a.sigma or a.peak or a.impulse):
+        yield "sigma", "missing; task: denoise needs noise: sigma: 25, peak: 30 or impulse: 0.1"
+    if a.task == "inpaint" and sum(v is not None for v in (a.missing, a.boxes, a.file)) != 1:
+        yield "missing", "task: inpaint needs one of missing: 0.5, boxes: [[top, left, height, width]] and file: MASK"
+    for task, key, example in (("superres", "factor", 4), ("gaussian", "rate", 0.25)):
+        if a.task == task and getattr(a, key) is None:
+            yield key, f"missing; task: {task} needs one, e.g. {key}: {example}"
+    if a.task in ("deblur", "blur_nonlinear"):
+        yield from _of_kernel(a)
+    elif a.file and a.task == "inpaint":
+        yield from _of_image_file(a.file, "mask_file")
+
+
+def _of_kernel(a):
+    for key, kind in (("width", "gaussian"), ("length", "motion"), ("file", "file")):
+        if getattr(a, key) is not None and a.kernel != kind:
+            yield key, f"goes with kernel: {kind}, and only there"
+    for key, kind, example in (("length", "motion", 15), ("file", "file", "kernel.npy")):
+        if getattr(a, key) is None and a.kernel == kind:
+            yield key, f"missing; kernel: {kind} needs one, e.g. {key}: {example}"
+    if a.kernel == "file" and a.file:
+        yield from _of_image_file(a.file, "kernel_file")
+
+
+def _of_image_file(path, reader):
+    """("file", fault) of a mask or kernel that cannot be one, whatever the image."""
+    from dipline.acquire import degrade
+
+    if not local(path).exists():
+        yield "file", f"no such file {local(path)}; correct the path"
+        return
+    try:
+        getattr(degrade, reader)(local(path))
+    except ValueError as error:
+        yield "file", str(error)
+
+
+def words(a):
+    """What a caption says of a photograph's acquisition, as phrases."""
+    moved = f"motion blur over {a.length} pixels, {a.angle:g} degrees"
+    kernels = {"gaussian": f"Gaussian blur of {a.width or 1.6:g} pixels", "motion": moved, "file": "blur by a given kernel"}
+    blur = f"{kernels[a.kernel]}, periodic"
+    said = {
+        "denoise": "all pixels", "superres": f"{a.factor} times fewer pixels a side ({a.filter})", "deblur": blur,
+        "blur_nonlinear": f"{blur}, of light (grey levels to the power 2.2), cut off at white",
+        "phase": f"magnitudes of a Fourier transform oversampled {a.oversampling:g} times a side",
+        "gaussian": f"Gaussian random matrix, {a.rate} values a pixel",
+        "inpaint": f"{100 * (a.missing or 0):g} % of the pixels missing" if a.missing else "pixels missing within given regions",
+    }[a.task]  # fmt: skip
+    noise = [f"Gaussian noise of {a.sigma:g}/255"] * bool(a.sigma)
+    noise += [f"Poisson noise of {a.peak} photons at white"] * bool(a.peak)
+    noise += [f"{100 * (a.impulse or 0):g} % of the values black or white"] * bool(a.impulse)
+    return [said, *(noise or ["no noise"])]
+
+
+def try_image(a, scan):
+    """ValueError, key first, where an image (an entry of the index) cannot be measured so."""
+    import numpy as np
+
+    from dipline.acquire import degrade
+
+    shape = scan["shape"][-2:]
+    if a.task == "inpaint" and a.missing is None:
+        degrade.seen(tuple(shape), np.random.default_rng(0), None, a.boxes, local(a.file) if a.file else None)
+    if a.task in ("deblur", "blur_nonlinear"):
+        kernel = degrade.kernel(a.kernel, a.width, a.length, a.angle, local(a.file) if a.file else None)
+        if any(k > n for k, n in zip(kernel.shape, shape, strict=True)):
+            found, allowed = (f"{rows} x {columns} pixels" for rows, columns in (kernel.shape, shape))
+            raise ValueError(f"kernel: found {found}, allowed at most those of the image, {allowed}")
+    if a.task == "superres" and min(shape) < 2 * a.factor:
+        raise ValueError(f"factor: found {a.factor}, allowed for {shape[0]} x {shape[1]} pixels: {min(shape) // 2} or less")
+    if a.task == "gaussian" and a.rate * (shape[0] * shape[1]) ** 2 > LARGEST:
+        n = round((LARGEST / a.rate) ** 0.25)
+        found = f"{a.rate:g} of {shape[0]} x {shape[1]} pixels is a matrix of more than 2 GB"
+        raise ValueError(f"rate: {found}, allowed about {n} x {n} pixels; make images smaller, e.g. by the reader's params: {{size: 64}}")
+
+
+LARGEST = 5e8  # numbers in a Gaussian matrix
 
 
 def try_rays(a, scan):

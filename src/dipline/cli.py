@@ -204,10 +204,11 @@ def measure(files, out, heldout, dataset, volume, acq, slices, spec, reader, acq
     by_hand = spec is None
     if by_hand:
         modality = registry.get("readers", reader).get("MODALITY")
-        acquired = s.checked_acquisition(_yaml(acquisition or "mask: as_measured", "mask"), modality).model_dump()
+        alone = {"mri": "mask", "ct": "views", "image": "task"}[modality]
+        acquired = s.checked_acquisition(_yaml(acquisition or "mask: as_measured", alone), modality)
         spec = {
-            "reader": reader, "params": {}, "crop": crop, "maps": s.Maps().model_dump(), "physics": s.PHYSICS[modality],
-            "acq": acquired,
+            "reader": reader, "params": {}, "crop": crop, "maps": s.Maps().model_dump(), "physics": acquired.physics,
+            "acq": acquired.model_dump(),
         }  # fmt: skip
     else:
         spec = json.loads(spec)

@@ -2,6 +2,7 @@
 
     volumes/<arm>/<dataset>/<acq>/seed<k>/<volume>.nii.gz    axes (column, row, slice), millimetres, for any viewer
     volumes/<arm>/<dataset>/<acq>/seed<k>/<volume>.h5        dataset `reconstruction` (slices, rows, columns)
+    volumes/<arm>/<dataset>/<acq>/seed<k>/<volume>.png       photographs, instead of NIfTI; HDF5: (slices, [colours,] rows, columns)
 
 A folder of HDF5 files is what fastMRI's own evaluate.py takes as its predictions: it pairs them with the targets by file
 name, and compares whole volumes (`slices: all`). The same images give the same bytes. CT is in HU. A slice without an
@@ -38,13 +39,26 @@ def volumes(plan):
             if index in views:
                 stack[i] = views[index]["view"]
         folder = plan.root / "volumes" / job.arm / job.dataset / job.acq / f"seed{job.seed}"
-        nifti, hdf5 = folder / f"{job.volume}.nii.gz", folder / f"{job.volume}.h5"
+        kind = "png" if plan.study.modality(job.dataset) == "image" else "nii.gz"
+        shown, hdf5 = folder / f"{job.volume}.{kind}", folder / f"{job.volume}.h5"
         failed = [s for s in chosen if s not in views]
         units = str(head.get("units", ""))
-        _nifti(nifti, stack, chosen, failed, np.array(head.get("affine", np.eye(4)), float), fill, units)
+        if kind == "png":
+            _png(shown, stack[0])
+        else:
+            _nifti(shown, stack, chosen, failed, np.array(head.get("affine", np.eye(4)), float), fill, units)
         _hdf5(hdf5, stack, chosen, failed, fill, units)
-        written += [str(nifti), str(hdf5)]
+        written += [str(shown), str(hdf5)]
     return written
+
+
+def _png(path, image):
+    """An image (H, W) or (3, H, W), 8 bits a value; what lies outside black and white is cut off."""
+    from PIL import Image
+
+    values = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    with store.written(path) as part:
+        Image.fromarray(values.transpose(1, 2, 0) if values.ndim == 3 else values).save(part, format="png")
 
 
 def geometry(chosen, affine):

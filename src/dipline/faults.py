@@ -15,7 +15,6 @@ from dipline import acquisitions, registry
 from dipline.study import (
     ACQUISITIONS,
     NAME,
-    PHYSICS,
     SLICES,
     VARIES,
     Arm,
@@ -171,7 +170,8 @@ FORMS = {  # keys that may be written in several ways
 EXAMPLES = {
     "study": "study: knee4x", "datasets": "datasets: {knee: {reader: fastmri, path: …, acquisitions: …}}",
     "reader": "reader: fastmri", "acquisitions": "acquisitions: {R4: {mask: random, acceleration: 4}}",
-    "mask": "mask: random", "arms": "arms: {dip: {method: vanilla}}", "method": "method: vanilla",
+    "mask": "mask: random", "views": "views: 30", "task": "task: denoise",
+    "arms": "arms: {dip: {method: vanilla}}", "method": "method: vanilla",
 }  # fmt: skip
 KINDS = {
     "int": "a whole number", "float": "a number", "bool": "true or false", "string": "text", "list": "a list",
@@ -308,7 +308,7 @@ def _dataset_problems(study, name, dataset):
         except ValidationError as error:
             yield from (f"acquisitions.{acq}.{key}: {text}" for key, text in _said(error, model, given))
             continue
-        faults = [*parsed.faults(), *_mask_file_problems(getattr(parsed, "file", None))]
+        faults = [*parsed.faults(), *(_mask_file_problems(parsed.file) if modality == "mri" else [])]
         yield from (f"acquisitions.{acq}.{key}: {fault}" for key, fault in faults)
         same = acq if faults else seen.setdefault(acquisitions.essence(parsed), acq)
         if same != acq:
@@ -392,8 +392,9 @@ def _arm_problems(study, name, arm, acqs):
     fitted = method.get("DATA_TERMS", tuple(terms) if method.get("NETWORK") else usual)
     if lost := terms - set(fitted):
         yield f"data_term: found {', '.join(sorted(lost))}, allowed with {arm.method}: {', '.join(fitted)}"
-    for d in known:
-        allowed = registry.get("physics", PHYSICS[study.modality(d)]).get("DATA_TERMS", usual)
+    for d in known if terms - set(usual) else []:
+        offered = [registry.get("physics", operator).get("DATA_TERMS", usual) for operator in _operators(study, d)]
+        allowed = [term for term in (offered or [terms])[0] if all(term in some for some in offered)]
         if study.solves(name, d) and (found := terms & set(fitted) - set(allowed)):
             words = f"found {', '.join(sorted(found))}, allowed on dataset {d}: {', '.join(allowed)}"
             yield f"data_term: {words}; narrow the arm with `datasets:`"
@@ -407,6 +408,13 @@ def _arm_problems(study, name, arm, acqs):
         if key not in takes:
             yield f"inputs.{key}: {arm.method} takes no such input (allowed: {', '.join(takes) or 'none'})"
         yield from (f"inputs.{key}{p}" for p in _input_problems(study, name, given))
+
+
+def _operators(study, dataset):
+    """Names of the operators of a dataset, of faulty acquisitions none."""
+    for acq in study.datasets[dataset].acquisitions:
+        with suppress(ValidationError):
+            yield study.acquisition(dataset, acq).physics
 
 
 def _variant_problems(arm, method, over=None):
@@ -446,7 +454,8 @@ def _refusals(study, name, arm):
         for acq in study.datasets[d].acquisitions if study.solves(name, d) else []:
             over = arm.per_acquisition.get(acq, {})
             with suppress(ValidationError):  # faults of their own, which are told
-                about = acquisitions.facts(study.acquisition(d, acq)) | {"modality": study.modality(d)}
+                acquired = study.acquisition(d, acq)
+                about = acquisitions.facts(acquired) | {"modality": study.modality(d), "physics": acquired.physics}
                 for key, fault in _refused(Arm(**variant(arm, over)), about, f" on dataset {d}", f" at {acq}"):
                     first, _, option = key.partition(".")
                     own = first in over and (not option or first != "params" or option in over["params"])
@@ -456,7 +465,7 @@ def _refusals(study, name, arm):
 def _refused(arm, about, dataset="", acq=""):
     """[(key of the arm, what was found and what is allowed)] of what its plug-ins refuse.
 
-    ``about``: what is known of acquisition and modality; words for both stand where the refusal depends on them.
+    ``about``: what is known of acquisition, operator and modality; words for both stand where the refusal depends on them.
     """
     try:
         resolved = resolve(arm)
@@ -468,7 +477,7 @@ def _refused(arm, about, dataset="", acq=""):
     used += [("stop", "stopping", name) for name in resolved["stop"]]
     used += [(f"watch[{i}]", "stopping", name) for i, rule in enumerate(resolved["watch"]) for name in rule]
     used += [("network", "networks", name) for name in resolved["network"] or {}]
-    used += [("method", "physics", PHYSICS[about["modality"]])] if "modality" in about else []
+    used += [("method", "physics", about["physics"])] if "physics" in about else []
     found = []
     for place, kind, name in used:
         for keys, allowed in registry.refusals(registry.get(kind, name), context):

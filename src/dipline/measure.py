@@ -1,14 +1,14 @@
 """From a scan to what an arm may see (``measure``), and to the truth that only scores see (``reference``).
 
-What differs between MRI and CT stands in ``measure_mri`` and ``measure_ct``.
+What differs between MRI, CT and photographs stands in ``measure_mri``, ``measure_ct`` and ``measure_image``.
 """
 
 import os
 from pathlib import Path
 
-from dipline import measure_ct, measure_mri, registry, store
+from dipline import measure_ct, measure_image, measure_mri, registry, store
 
-MODALITIES = {"mri": measure_mri, "ct": measure_ct}
+MODALITIES = {"mri": measure_mri, "ct": measure_ct, "image": measure_image}
 
 
 def simulate(out, spec):

@@ -1,4 +1,4 @@
-"""Image quality. Every function takes (image, reference), a volume (slices, H, W) or one slice (H, W), real.
+"""Image quality. Every function takes (image, reference), a volume (slices, H, W), (slices, colours, H, W) or a part of one, real.
 
 psnr, ssim and nmse are fastMRI's (its evaluate.py): one value for the volume, no rescaling of the image. `data_range`
 is always explicit; fastMRI's is the maximum of the reference volume. Computed in float64.
@@ -9,9 +9,9 @@ import numpy as np
 
 def _pair(image, reference):
     image, reference = np.asarray(image), np.asarray(reference)
-    if image.shape != reference.shape or image.ndim not in (2, 3):
+    if image.shape != reference.shape or image.ndim not in (2, 3, 4):
         raise ValueError(f"image {image.shape}, reference {reference.shape}: allowed: equal shapes, "
-                         "(slices, H, W) or (H, W)")
+                         "(slices, H, W), (slices, colours, H, W) or a part of one")
     if np.iscomplexobj(image) or np.iscomplexobj(reference):
         raise ValueError("complex image: take the magnitude before scoring")
     return image.astype(np.float64), reference.astype(np.float64)
@@ -36,14 +36,18 @@ def psnr(image, reference, data_range):
     return float(20 * np.log10(data_range / error)) if error else float("inf")
 
 
-def ssim(image, reference, data_range):
-    """Mean structural similarity of the slices: 7 x 7 uniform window, sample covariance, border of 3 pixels dropped."""
+def ssim(image, reference, data_range, gaussian=False):
+    """Mean structural similarity of the slices and colours, the border of a window dropped.
+
+    fastMRI's: a 7 x 7 uniform window, sample covariance. ``gaussian``: that of Wang et al. (2004), an 11 x 11 Gaussian of σ = 1.5.
+    """
     from skimage.metrics import structural_similarity  # late: it takes most of the import time
 
     image, reference = _pair(image, reference)
     _check_range(data_range)
     slices = zip(*(a.reshape(-1, *a.shape[-2:]) for a in (image, reference)), strict=True)
-    return float(np.mean([structural_similarity(ref, x, data_range=data_range) for x, ref in slices]))
+    how = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False} if gaussian else {}
+    return float(np.mean([structural_similarity(ref, x, data_range=data_range, **how) for x, ref in slices]))
 
 
 def hfen(image, reference):

@@ -24,7 +24,7 @@ import yaml
 from dipline import faults, inputs, links, measure_mri, registry
 from dipline import index as indexing
 from dipline import study as studies
-from dipline.study import PHYSICS, StudyError
+from dipline.study import StudyError
 
 Job = namedtuple("Job", "dataset volume acq arm seed")
 HERE = registry.PACKAGE
@@ -154,7 +154,7 @@ class Plan:
             for v in self.volumes[d]
             for acq in dataset.acquisitions
             for arm in self.study.arms
-            if self.study.solves(arm, d)
+            if self.study.solves(arm, d, acq)
             for seed in self.study.arm_seeds(arm)
         ]
 
@@ -260,7 +260,7 @@ class Plan:
             for acq in dataset.acquisitions
             for v in list(self.volumes[d])[: self.SHOWN]
             for window in studies.WINDOWS[self.study.modality(d)]
-            if any(self.study.solves(a, d) for a in self.study.arms)
+            if any(self.study.solves(a, d, acq) for a in self.study.arms)
         ]
 
     def panel(self, dataset, acq, volume, window=""):
@@ -284,7 +284,7 @@ class Plan:
         d, modality = self.study.datasets[dataset], self.study.modality(dataset)
         code = self._measuring(modality) | {*(HERE / "acquire").glob("*.py"), *(HERE / "calibrate").glob("*.py")}
         return self._cached(("measure", dataset, acq), lambda: {
-            **self.reader_spec(dataset), "physics": PHYSICS[modality],
+            **self.reader_spec(dataset), "physics": self.study.acquisition(dataset, acq).physics,
             **({"crop": d.crop, "maps": d.maps.model_dump()} if modality == "mri" else {}),
             "acq": self.study.acquisition(dataset, acq).model_dump(),
             "code": registry.code_hash(code | self._reader_code(dataset)),
@@ -320,9 +320,11 @@ class Plan:
     def reconstruct_spec(self, dataset, acq, arm):
         """The ``--spec`` of ``reconstruct``, without slices, seed and files, which the command line names."""
 
+        physics = self.study.acquisition(dataset, acq).physics
+
         def make():
             resolved = self.study.resolved(arm, acq)
-            used = [("methods", resolved["method"]), ("physics", PHYSICS[self.study.modality(dataset)])]
+            used = [("methods", resolved["method"]), ("physics", physics)]
             used += [("networks", n) for n in resolved["network"] or {}]
             used += [("stopping", n) for rule in (resolved["stop"], *resolved["watch"]) for n in rule]
             files = registry.code_files(*used) | {HERE / "methods" / "base.py"}
@@ -331,7 +333,7 @@ class Plan:
                 "code": registry.code_hash(files),
             }  # fmt: skip
 
-        return self._cached(("reconstruct", PHYSICS[self.study.modality(dataset)], acq, arm), make)
+        return self._cached(("reconstruct", physics, acq, arm), make)
 
     def code(self, *modules):
         """The code hash of verbs without a spec, of modules or whole folders: ``"score.py"``, ``"report/*"``."""

@@ -10,10 +10,11 @@ tasks) are literals at the top of its file. They are read from the syntax tree, 
                 acquisition (``views`` are those that an arm sees) and the modality, with what is allowed of the first
     EQUAL       lists of one length, e.g. ("widths", "skip_widths")
     CLASS       methods: regularised | early stopping | re-parameterised | pre-trained | classical
-    TASKS       modalities that a method can solve; absent: all
+    TASKS       modalities, or tasks of photographs, that a method can solve; absent: all
     INPUTS      inputs that a method must be given in the study, e.g. ("prior",)
     NOT_FOR     stop rules: methods about which the rule says little; WATCHABLE = False: it cannot merely watch
     DATA_TERMS  operators: what they offer; methods: what they fit; absent: least_squares, with a network any that there is
+    AMBIGUOUS   operators: True where a measurement leaves open where an image lies; ``aligned(view, truth)`` then serves scores
     PERSONAL_PATHS  readers: their files may be named after a person, and go by other names with these endings (links.py)
     NETWORK     a method's network unless the arm names one; ITERATIONS, AVERAGE: likewise
     RANDOM      False: the result does not depend on the seed, one seed is enough
@@ -41,6 +42,7 @@ FOLDERS = {
 ENGINE = 2  # raise by hand when loop.py, resume.py or store.py change results; a test on fixed bits watches over it
 SHARED = {  # files in a plug-in folder that are no plug-ins
     "__init__", "base", "dicom_file", "dicom_series", "filters", "hdf5", "matrix", "penalties", "personal",
+    "sampled",
 }  # fmt: skip
 
 

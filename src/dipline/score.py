@@ -2,10 +2,11 @@
 
 import json
 import shutil
+from functools import partial
 
 import numpy as np
 
-from dipline import metrics, store
+from dipline import metrics, registry, store
 
 
 def score(recons, snapshots, reference, measurement, heldout, out, state=None):
@@ -38,6 +39,8 @@ def score(recons, snapshots, reference, measurement, heldout, out, state=None):
         result |= {"status": "failed", "reason": result["reason"] or f"no reference: {truth['reason']}"}
     if good and truth["status"] == "done":
         _same_scan(reference, good, views)
+        if registry.get("physics", head["physics"]).get("AMBIGUOUS"):
+            _align(good, shots, views, head["physics"])
         _against_truth(result, good, shots, views, truth, complete=len(good) == len(images))
     if good and kept["status"] == "done":
         rows += [[s, "heldout_nmse", "stopped", _heldout(heldout, s, i["image"], head["physics"])] for s, i in good.items()]
@@ -66,6 +69,16 @@ def _same_scan(reference, good, views):
         if i["view"].shape != views[s]["view"].shape:
             found = f"slice {s} of {views[s]['view'].shape}, needed: {i['view'].shape}, the size of the reconstruction"
             raise store.Corrupt(f"{reference}: found {found}; name the reference of the same scan")
+
+
+def _align(good, shots, views, physics):
+    """Turn and move all images to where the truth is: the measurement does not tell."""
+    aligned = registry.get("physics", physics).load().aligned
+    for s, i in good.items():
+        for name in ("view", "last_view"):
+            i[name] = aligned(i[name], views[s]["view"])
+        frames = shots[s]["views"].astype(np.float32)
+        shots[s]["views"] = np.stack([aligned(f, views[s]["view"]) for f in frames]) if len(frames) else frames
 
 
 def _against_truth(result, good, shots, views, truth, complete):
@@ -106,7 +119,8 @@ def _values(image, want, scores, data_range):
 
 
 VALUES = {
-    "psnr": metrics.psnr, "ssim": metrics.ssim, "nmse": lambda x, y, _: metrics.nmse(x, y),
+    "psnr": metrics.psnr, "ssim": metrics.ssim, "ssim_wang": partial(metrics.ssim, gaussian=True),
+    "nmse": lambda x, y, _: metrics.nmse(x, y),
     "hfen": lambda x, y, _: metrics.hfen(x, y), "rmse_hu": lambda x, y, _: metrics.rmse(x, y),
 }  # fmt: skip
 
@@ -120,8 +134,6 @@ def _within(image, score):
 def _heldout(file, index, image, physics):
     """‖A_held x − y_held‖² / ‖y_held‖² on the samples that no arm has seen."""
     import torch
-
-    from dipline import registry
 
     A, y = registry.get("physics", physics).load().build(store.arrays(file, index))
     return float(A.residual(torch.from_numpy(image), y) / y.abs().square().sum())

@@ -8,7 +8,7 @@ login node.
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -17,9 +17,9 @@ from dipline import registry
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 SLICES = "all | 3-20 | [4, 9] | middle 5"
-PHYSICS = {"mri": "sense", "ct": "ct"}  # the operator of a modality
 WINDOWS = {  # how images are shown: {name: (black, white)}; None: from 0 to the brightest tissue
     "mri": {"": None},
+    "image": {"": (0.0, 1.0)},
     "ct": {"40_400": (-160.0, 240.0), "-600_1500": (-1350.0, 150.0), "300_1500": (-450.0, 1050.0)},  # centre_width, HU
 }
 Count = Annotated[int, Field(ge=0)]
@@ -98,6 +98,9 @@ class Cartesian(Model):
     coils: Positive | None = Field(None, description="compress to so many virtual coils")
     holdout: Fraction | None = Field(None, description="part of the acquired samples kept from the arms, to judge by")
 
+    task: ClassVar = "mri"
+    physics: ClassVar = "sense"
+
     @property
     def acceleration_requested(self):
         return self.acceleration or (1.0 if self.mask == "full" else None)
@@ -137,6 +140,9 @@ class Projections(Model):
     inverse_crime: bool = Field(False, description="project with the operator's own grid, as some papers do")
     holdout: Fraction | None = Field(None, description="part of the views kept from the arms, to judge by")
 
+    task: ClassVar = "ct"
+    physics: ClassVar = "ct"
+
     def words(self, limits=()):
         """What a table's caption says of the acquisition, as phrases; ``limits``: of its measurements."""
         fan = f"fan beam, flat detector{', AAPM scanner' if self.scanner == 'aapm' else ''}"
@@ -167,7 +173,53 @@ class Projections(Model):
         return acquisitions.of_projections(self)
 
 
-ACQUISITIONS = {"mri": Cartesian, "ct": Projections}
+class Degraded(Model):
+    """How a photograph becomes a measurement. Grey levels are those of 8 bits, white is 255."""
+
+    task: Literal["denoise", "inpaint", "superres", "deblur", "blur_nonlinear", "phase", "gaussian"]
+    sigma: Annotated[float, Field(ge=0)] = Field(0.0, description="Gaussian noise: standard deviation in grey levels")
+    peak: Photons | None = Field(None, description="Poisson noise: photons where the image is white")
+    impulse: Fraction | None = Field(None, description="part of the values that are black or white by chance")
+    missing: Fraction | None = Field(None, description="inpaint: part of the pixels that are missing, drawn at random")
+    boxes: Annotated[list[tuple[Count, Count, Positive, Positive]], Field(min_length=1)] | None = Field(
+        None, description="inpaint: missing rectangles [top, left, height, width] in pixels"
+    )
+    file: str | None = Field(None, description="inpaint: a mask, 0 where pixels are missing; kernel: file; .npy or a grey image")
+    factor: Literal[2, 4, 8] | None = Field(None, description="superres: how much smaller each side is")
+    filter: Literal["lanczos", "bicubic"] = Field("lanczos", description="superres: what small images are made with")
+    kernel: Literal["gaussian", "motion", "file"] = Field("gaussian", description="deblur, blur_nonlinear")
+    width: Length | None = Field(None, description="kernel: gaussian: standard deviation in pixels; default 1.6")
+    length: Length | None = Field(None, description="kernel: motion: in pixels")
+    angle: float = Field(0.0, description="kernel: motion: degrees from the rows upwards")
+    oversampling: Annotated[float, Field(ge=1, le=8)] = Field(2.0, description="phase: of the Fourier transform, each side")
+    rate: Fraction | None = Field(None, description="gaussian: measurements for each pixel")
+    seed: Count = 0
+    holdout: Fraction | None = Field(None, description="part of the measured values kept from the arms, to judge by")
+
+    @property
+    def physics(self):
+        return {"denoise": "pixels", "inpaint": "pixels", "deblur": "blur"}.get(self.task, self.task)
+
+    def words(self, limits=()):
+        """What a table's caption says of the acquisition, as phrases."""
+        from dipline import acquisitions
+
+        return acquisitions.words(self)
+
+    def try_on(self, scan, dataset):
+        """ValueError, key first, where an image (an entry of the index) of the dataset cannot be measured so."""
+        from dipline import acquisitions
+
+        acquisitions.try_image(self, scan)
+
+    def faults(self):
+        """(key, what is wrong) of settings that do not go together."""
+        from dipline import acquisitions
+
+        return acquisitions.of_task(self)
+
+
+ACQUISITIONS = {"mri": Cartesian, "ct": Projections, "image": Degraded}
 
 
 class Dataset(Model):
@@ -269,11 +321,21 @@ class Study(Model):
     def acquisition(self, dataset, acq):
         return ACQUISITIONS[self.modality(dataset)](**named(acq, self.datasets[dataset].acquisitions[acq]))
 
-    def solves(self, arm, dataset):
-        """Whether the arm runs on the dataset."""
-        a = self.arms[arm]
+    def solves(self, arm, dataset, acq=None):
+        """Whether the arm runs on the dataset: under an acquisition, or under any."""
+        a, modality = self.arms[arm], self.modality(dataset)
         tasks = registry.get("methods", a.method).get("TASKS")
-        return (a.datasets is None or dataset in a.datasets) and (not tasks or self.modality(dataset) in (None, *tasks))
+        if a.datasets is not None and dataset not in a.datasets:
+            return False
+        if not tasks or modality in (None, *tasks):
+            return True
+        acqs = self.datasets[dataset].acquisitions if acq is None else [acq]
+        return any(self._task(dataset, name) in tasks for name in acqs)
+
+    def _task(self, dataset, acq):
+        """The task of an acquisition, also where the rest of it is at fault."""
+        model = ACQUISITIONS[self.modality(dataset)]
+        return self.datasets[dataset].acquisitions[acq].get("task", getattr(model, "task", None))
 
     def arm_seeds(self, arm):
         """The arm's seeds; one where its method knows no chance."""

@@ -11,6 +11,7 @@ import sigpy as sp
 from dipline.baselines.base import Shrink, SigpySolver
 
 CLASS = "classical"
+TASKS = ("mri", "ct", "denoise", "inpaint", "superres", "deblur", "gaussian")  # whose operators are linear
 CITE = ("lustig2007", "ong2019")
 RANDOM = False
 ITERATIONS = 150

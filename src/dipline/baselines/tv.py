@@ -14,6 +14,7 @@ import sigpy as sp
 from dipline.baselines.base import Shrink, SigpySolver
 
 CLASS = "classical"
+TASKS = ("mri", "ct", "denoise", "inpaint", "superres", "deblur", "gaussian")  # whose operators are linear
 CITE = ("rudin1992", "chambolle2011", "ong2019")
 RANDOM = False
 ITERATIONS = 300

@@ -27,7 +27,7 @@ def _lead(plan, metrics, dataset):
         return f"No scan could be used: {style.count(left, 'scan')} left out; the reasons stand under What is missing."
     if not len(state):
         return "No arm runs on this dataset."
-    text = f"{style.count(volumes, 'patient')}, {style.count(seeds, 'seed')}"
+    text = f"{style.count(volumes, style.unit(plan.study.modality(dataset)))}, {style.count(seeds, 'seed')}"
     text += f", {style.count(left, 'scan')} left out" if left else ""
     missing = int((state == 0).sum())
     text += f"; {missing} of {len(state)} jobs have no complete result." if missing else "; all jobs have a result."

@@ -14,7 +14,7 @@ from pathlib import Path
 from dipline import __version__, registry, store
 from dipline.hounsfield import MU_WATER
 from dipline.report import provenance, statistics, style, tables
-from dipline.study import PHYSICS, WINDOWS
+from dipline.study import WINDOWS
 
 BIB = Path(__file__).with_name("references.bib")
 FIXED = ("alkhouri2025survey", "snakemake")
@@ -145,7 +145,7 @@ def _data(plan, name, number):
     )
     left = sum(1 for dataset, _ in plan.problems if dataset == name)
     text = (
-        f"Dataset {name}: {style.count(len(counts), 'volume')} ({modality.upper()}, reader {d.reader}), {slices} "
+        f"Dataset {name}: {style.count(len(counts), 'volume')} ({KINDS[modality]}, reader {d.reader}), {slices} "
         f"{'slice' if slices == '1' else 'slices'} each"
     )
     text += (
@@ -173,7 +173,7 @@ def _data(plan, name, number):
         }[d.maps.method]  # fmt: skip
         if d.maps.method != "given":
             maps += f"{number('uecker2014')} ({style.count(d.maps.sets, 'set')} of maps)"
-        operator = registry.get("physics", PHYSICS[modality]).get("CITE", ())
+        operator = registry.get("physics", "sense").get("CITE", ())
         text += f" {maps}; they enter the forward operator of all arms{number(*operator)}."
         text += (
             " Images are zero where no coil sees them (outside the support of the sensitivities), the reference is not; this "
@@ -204,7 +204,7 @@ def _acquisition(plan, dataset, acq, number):
     if getattr(a, "coils", None):
         said.append(f"coils compressed to {a.coils}")
     if getattr(a, "holdout", None):
-        samples = "views" if plan.study.modality(dataset) == "ct" else "acquired samples"
+        samples = {"ct": "views", "image": "measured values"}.get(plan.study.modality(dataset), "acquired samples")
         said.append(f"{100 * a.holdout:g} % of the {samples} kept from all arms")
     return f"Acquisition {acq}: {', '.join(said) or 'as stored'}."
 
@@ -274,11 +274,8 @@ def _bracket(parts):
 
 def _scores(plan, number):
     kinds = {plan.study.modality(d) for d in plan.study.datasets}
-    text = (
-        f"Scores are {_mri_scores(number)} " if kinds == {"mri"} else
-        f"Scores are {_ct_scores(number)} " if kinds == {"ct"} else
-        f"Scores of MRI are {_mri_scores(number)} Those of CT are {_ct_scores(number)} "
-    )  # fmt: skip
+    said = {kind: SCORES[kind](number) for kind in SCORES if kind in kinds}
+    text = "".join(f"Scores{f' of {KINDS[kind]}' if len(said) > 1 else ''} are {words} " for kind, words in said.items())
     return text + (
         f"HFEN{number('ravishankar2011')} is ‖LoG(x) − LoG(ref)‖ / ‖LoG(ref)‖ with a 15 × 15 kernel, σ = 1.5. Two results of "
         "every run are reported and never mixed: stopped, the image that the arm hands over and that a user without a "
@@ -295,6 +292,14 @@ def _mri_scores(number):
         f"those of fastMRI's evaluation{number('zbontar2018')}: PSNR, SSIM{number('wang2004')} (7 × 7 window) and NMSE of the "
         "chosen slices of a volume against the reference, without rescaling the image, the range being the maximum over all "
         "slices of the reference."
+    )
+
+
+def _image_scores(number):
+    return (
+        f"PSNR over all pixels and colours and SSIM{number('wang2004')} (11 × 11 Gaussian window, σ = 1.5, mean over colours), both images "
+        "cut off at black and white, whose distance is the range; after phase retrieval the image is first moved, turned by 180 degrees "
+        "and signed such that it is nearest to the reference."
     )
 
 
@@ -329,6 +334,10 @@ def _software(facts, number):
     text += f"; baselines use SigPy{number('ong2019')}" if "ong2019" in number.keys else ""
     devices = [f"{device}" for device in facts["device"]]
     return text + (f"; computed on {_list(devices)}." if devices else ".")
+
+
+KINDS = {"mri": "MRI", "ct": "CT", "image": "photographs"}
+SCORES = {"mri": _mri_scores, "ct": _ct_scores, "image": _image_scores}
 
 
 def bibtex(keys):

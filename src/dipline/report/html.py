@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 from dipline import registry, store
 from dipline.report import answer, cite, provenance, statistics, style, tables
 
-MAIN = ("psnr", "ssim", "heldout_nmse", "rmse_hu", "psnr_40_400")  # tables shown unfolded
+MAIN = ("psnr", "ssim", "ssim_wang", "heldout_nmse", "rmse_hu", "psnr_40_400")  # tables shown unfolded
 MOST = 200  # rows of a long list; the rest is in the CSV files
 
 
@@ -86,7 +86,7 @@ def _dataset(plan, metrics, name):
     truth = tables.has_truth(plan, name)
     found = [_table(plan, metrics, name, m) for m in tables.shown_metrics(metrics, name, truth)]
     shown = [key[1:] for key in plan.shown() if key[0] == name]
-    tested = ("psnr", "ssim") if truth else ("heldout_nmse",)
+    tested = ("psnr", "ssim", "ssim_wang") if truth else ("heldout_nmse",)
     return {
         "name": name, "truth": truth, "protocol": tables.protocol(plan, name),
         "main": [t for t in found if t["metric"] in MAIN], "further": [t for t in found if t["metric"] not in MAIN],

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from scipy import ndimage
 
-from dipline import store
+from dipline import registry, store
 from dipline.plan import Job
 from dipline.report import style, tables
 from dipline.study import WINDOWS
@@ -23,6 +23,7 @@ COLUMNS = 6
 WIDTH, GAP = 1.75, 0.04  # inches: a column, the space between two
 TOP, HEAD, LINE = 0.30, 0.20, 0.19  # inches: the title, the names of arms, the scores
 YELLOW = "#FFD400"
+UNITS = {"ct": "HU", "image": "white = 1"}  # elsewhere the brightest pixel is the unit
 KEY = "absolute error,\none scale for all arms\n\nunder each image:\nPSNR / SSIM of this slice"
 ERRORS = "inferno"
 
@@ -38,12 +39,12 @@ def draw(plan, dataset, acq, volume, shown=""):
     index = chosen[len(chosen) // 2]
     truth, full = _reference(plan, dataset, volume, index)
     cells = [
-        _cell(plan, arm, dataset, volume, acq, index, truth) for arm in plan.study.arms if plan.study.solves(arm, dataset)
+        _cell(plan, arm, dataset, volume, acq, index, truth) for arm in plan.study.arms if plan.study.solves(arm, dataset, acq)
     ]
     limits = WINDOWS[plan.study.modality(dataset)][shown]
-    title = f"{dataset} · {volume} · slice {index} · {acq}" + (f" · window {style.window(shown)}" if limits else "")
+    title = f"{dataset} · {volume} · slice {index} · {acq}" + (f" · window {style.window(shown)}" if shown else "")
     with rc_context(style.FONT):
-        figure = _figure(cells, truth, full, limits, title)
+        figure = _figure(cells, truth, full, limits, title, UNITS.get(plan.study.modality(dataset), ""))
         out = plan.panel(dataset, acq, volume, shown)
         with store.written(out) as part:
             figure.savefig(
@@ -65,6 +66,10 @@ def _cell(plan, arm, dataset, volume, acq, index, truth):
     """What a panel shows of an arm: {"arm", "view" or "reason", "spread", "below"}."""
     jobs = [Job(dataset, volume, acq, arm, seed) for seed in plan.study.arm_seeds(arm)]
     found = [tables.views(plan, job).get(index, {}).get("view") for job in jobs]
+    operator = registry.get("physics", plan.study.acquisition(dataset, acq).physics)
+    if truth is not None and operator.get("AMBIGUOUS"):
+        aligned = operator.load().aligned
+        found = [v if v is None or v.shape != truth.shape else aligned(v, truth) for v in found]
     cell = {"arm": arm, "view": found[0], "spread": None, "below": "", "reason": ""}
     scored = tables.scores(plan, jobs[0])
     if cell["view"] is None:
@@ -77,8 +82,8 @@ def _cell(plan, arm, dataset, volume, acq, index, truth):
         metric: value for at, metric, which, value in scored["rows"] if str(at) == str(index) and which == "stopped"
     }
     if truth is not None and truth.shape == cell["view"].shape:
-        known = None not in (values.get("psnr"), values.get("ssim"))
-        cell["below"] = f"{values['psnr']:.2f} dB / {values['ssim']:.3f}" if known else "not scored yet"
+        psnr, ssim = values.get("psnr"), values.get("ssim", values.get("ssim_wang"))
+        cell["below"] = "not scored yet" if None in (psnr, ssim) else f"{psnr:.2f} dB / {ssim:.3f}"
     elif truth is not None:
         cell["view"], cell["reason"] = None, f"image {cell['view'].shape}, reference {truth.shape}"
     elif values.get("heldout_nmse") is not None:
@@ -87,20 +92,31 @@ def _cell(plan, arm, dataset, volume, acq, index, truth):
 
 
 def window(image, limits):
-    """(black, white) for all images of a panel: the limits in HU, or from 0 to the 99.7th percentile."""
+    """(black, white) for all images of a panel: the limits, or from 0 to the 99.7th percentile."""
     return limits or (0.0, max(float(np.percentile(image, 99.7)), 1e-30))
 
 
 def region(image):
     """(row, column, side) of the square with the most fine structure in the middle of an image: what is enlarged."""
+    image = grey(image).astype(np.float64)
     h, w = image.shape
     side = max(4, round(min(h, w) * 0.28))
-    detail = np.abs(ndimage.gaussian_laplace(image.astype(np.float64), 1.0))
+    detail = np.abs(ndimage.gaussian_laplace(image, 1.0))
     total = ndimage.uniform_filter(detail, side, mode="constant")
     r0, r1, c0, c1 = (int(n * f) for n in (h, w) for f in (0.32, 0.68))
     row, column = np.unravel_index(np.argmax(total[r0:r1, c0:c1]), (r1 - r0, c1 - c0))
     corner = [min(max(0, at + low - side // 2), n - side) for at, low, n in ((row, r0, h), (column, c0, w))]
     return int(corner[0]), int(corner[1]), side
+
+
+def grey(image):
+    """(H, W) of an image, the mean over its colours."""
+    return image.mean(0) if image.ndim == 3 else image
+
+
+def pixels(image):
+    """An image as matplotlib takes it: (H, W), or (H, W, 3) from 0 to 1."""
+    return np.clip(image.astype(np.float32), 0, 1).transpose(1, 2, 0) if image.ndim == 3 else image
 
 
 class Sheet:
@@ -118,16 +134,16 @@ class Sheet:
         axes.spines[:].set_visible(False)
         return axes
 
-    def image(self, x, y, width, height, pixels, **how):
+    def image(self, x, y, width, height, values, **how):
         axes = self.box(x, y, width, height)
-        axes.imshow(pixels, interpolation="nearest", aspect="auto", **how)
+        axes.imshow(values, interpolation="nearest", aspect="auto", **how)
         return axes
 
     def words(self, x, y, text, ha="center", va="baseline", fontsize=8, **how):
         self.figure.text(x / self.width, 1 - y / self.height, text, ha=ha, va=va, fontsize=fontsize, **how)
 
 
-def _figure(cells, truth, full, limits, title):
+def _figure(cells, truth, full, limits, title, unit=""):
     shown = [c["view"] for c in cells if c["view"] is not None]
     if not shown and truth is None:
         sheet = Sheet(5, 0.8)
@@ -135,7 +151,7 @@ def _figure(cells, truth, full, limits, title):
         return sheet.figure
     like = truth if truth is not None else np.mean(shown, axis=0)
     black, white = window(like, limits)
-    unit, factor = ("HU", 1.0) if limits else ("% of the brightest pixel", 100 / (full or white))
+    unit, factor = (unit, 1.0) if unit else ("% of the brightest pixel", 100 / (full or white))
     maps = [_map(c, truth, factor) for c in cells]
     known = [float(np.percentile(m, 99.5)) for m in maps if m is not None]
     scale = Normalize(
@@ -146,19 +162,19 @@ def _figure(cells, truth, full, limits, title):
     across = int(np.ceil(len(cells) / np.ceil(len(cells) / COLUMNS)))
     groups = [range(i, min(i + across, len(cells))) for i in range(0, len(cells), across)]
     mapped = [any(maps[i] is not None for i in group) for group in groups]
-    tall = WIDTH * like.shape[0] / like.shape[1]
+    tall = WIDTH * like.shape[-2] / like.shape[-1]
     line = LINE if any(c["below"] for c in cells) else GAP
     height = TOP + sum(HEAD + tall + line + WIDTH + GAP + (tall + GAP) * m + 0.1 for m in mapped)
     sheet = Sheet(across * (WIDTH + GAP) + (0.62 if known else 0), height)
     sheet.words(0, 0.02, title, ha="left", va="top", fontsize=9.5, fontweight="bold")
-    square, grey = region(like), {"cmap": "gray", "vmin": black, "vmax": white}
+    square, shades = region(like), {"cmap": "gray", "vmin": black, "vmax": white}
     y = TOP
     for group, third in zip(groups, mapped, strict=True):
         y += HEAD
         bottom = y + tall + line + WIDTH + GAP
         for at, i in enumerate(group):
             x = at * (WIDTH + GAP)
-            _column(sheet, x, y, tall, line, cells[i], square, grey)
+            _column(sheet, x, y, tall, line, cells[i], square, shades)
             if maps[i] is not None:
                 sheet.image(x, bottom, WIDTH, tall, maps[i], cmap=ERRORS, norm=scale)
             elif third and cells[i]["view"] is not None:
@@ -176,7 +192,7 @@ def _figure(cells, truth, full, limits, title):
     return sheet.figure
 
 
-def _column(sheet, x, y, tall, line, cell, square, grey):
+def _column(sheet, x, y, tall, line, cell, square, shades):
     """Name, image, score and enlarged region of one cell, downwards from y."""
     row, column, side = square
     sheet.words(x + WIDTH / 2, y - 0.05, cell["arm"], fontweight="bold")
@@ -186,10 +202,10 @@ def _column(sheet, x, y, tall, line, cell, square, grey):
         sheet.words(x + WIDTH / 2, y + tall / 2, f"no image\n\n{reason}", va="center", fontsize=6.5, color="#8A1C1C")
         return
     frame = Rectangle((column - 0.5, row - 0.5), side, side, fill=False, edgecolor=YELLOW, linewidth=0.8)
-    sheet.image(x, y, WIDTH, tall, cell["view"], **grey).add_patch(frame)
+    sheet.image(x, y, WIDTH, tall, pixels(cell["view"]), **shades).add_patch(frame)
     sheet.words(x + WIDTH / 2, y + tall + 0.14, cell["below"])
-    part = cell["view"][row : row + side, column : column + side]
-    sheet.image(x, y + tall + line, WIDTH, WIDTH, part, **grey).spines[:].set(visible=True, color=YELLOW, linewidth=0.8)
+    part = pixels(cell["view"])[row : row + side, column : column + side]
+    sheet.image(x, y + tall + line, WIDTH, WIDTH, part, **shades).spines[:].set(visible=True, color=YELLOW, linewidth=0.8)
 
 
 def _map(cell, truth, factor):
@@ -197,5 +213,5 @@ def _map(cell, truth, factor):
     if cell["view"] is None:
         return None
     if truth is None:
-        return None if cell["spread"] is None else cell["spread"] * factor
-    return np.abs(cell["view"].astype(np.float64) - truth) * factor
+        return None if cell["spread"] is None else grey(cell["spread"]) * factor
+    return grey(np.abs(cell["view"].astype(np.float64) - truth)) * factor

@@ -42,6 +42,7 @@ class Metric:
 METRICS = {
     "psnr": Metric("PSNR", "dB", 1, ".2f"),
     "ssim": Metric("SSIM", "", 1, ".4f"),
+    "ssim_wang": Metric("SSIM", "", 1, ".4f"),
     "nmse": Metric("NMSE", "", -1, ".4f"),
     "hfen": Metric("HFEN", "", -1, ".3f"),
     "rmse_hu": Metric("RMSE", "HU", -1, ".1f"),
@@ -67,6 +68,11 @@ def metric(name):
 def window(name):
     """``−600/1500 HU`` of the name ``-600_1500``: centre and width."""
     return f"{name.replace('_', '/').replace('-', '−')} HU"
+
+
+def unit(modality):
+    """What one volume is: the unit of statistics."""
+    return "image" if modality == "image" else "patient"
 
 
 def looks(study):

@@ -263,7 +263,7 @@ def notes(plan, metrics, dataset, metric):
     table, said = summary(metrics, dataset, metric, sides(metrics, dataset, metric)[0]), []
     counts = table.xs("n", axis=1, level="quantity").fillna(0).astype(int)
     most = int(counts.to_numpy().max()) if counts.size else 0
-    said.append(f"n = {style.count(most, 'patient')} (one volume each).")
+    said.append(f"n = {style.count(most, style.unit(plan.study.modality(dataset)))} (one volume each).")
     fewer = [f"{arm} at {acq}: {n}" for arm in counts.index for acq, n in counts.loc[arm].items() if n < most]
     if fewer and metric != "seed_spread":
         said.append(
@@ -300,7 +300,9 @@ def protocol(plan, dataset):
     if plan.study.modality(dataset) == "mri":
         parts += [f"crop: {d.crop}", f"maps: {d.maps.method}" + (f", {d.maps.sets} sets" if d.maps.sets > 1 else "")]
     heads = [attributes(plan.reference(dataset, v)) for v in plan.volumes[dataset]]
-    if clip := next((h["scores"][0].get("clip") for h in heads if "scores" in h), None):
+    if plan.study.modality(dataset) == "image":
+        parts.append("scores on all colours, values cut off at black and white, which are the range; SSIM with an 11 × 11 Gaussian window")
+    elif clip := next((h["scores"][0].get("clip") for h in heads if "scores" in h), None):
         low = f"{clip[0]:g}".replace("-", "−")
         parts.append(f"scores on HU from {low} upwards with the range of the reference volume; in a window, with its limits")
     for acq in d.acquisitions:

@@ -1,0 +1,102 @@
+"""One photograph: what is measured of it, and the truth that scores see."""
+
+import numpy as np
+
+from dipline.acquire import degrade, noise
+from dipline.study import local
+
+SCORES = ({"clip": [0.0, 1.0], "metrics": ["psnr", "ssim_wang"]},)  # over all colours; white is 1, whatever the image
+
+
+def truth(scan):
+    """Views (H, W), or (colours, H, W), of the images."""
+    return [image[0] if len(image) == 1 else image for image in scan.data]
+
+
+def extent(view):
+    """(0, 1): the range of the format, not that of the image, as is usual for photographs."""
+    return 0.0, 1.0
+
+
+def measured(scan, file, volume, spec):
+    """Blur, sampling, missing pixels, noise, held-out values.
+
+    Returns:
+        ({slice: arrays}, arrays of all slices, the same two of the held-out values, attributes).
+    """
+    a = spec["acq"]
+    content, kept = {}, {}
+    for s, image in zip(scan.slices, scan.data, strict=True):
+        draw = lambda purpose, s=s: np.random.default_rng(noise.seed_of(volume, a, f"{purpose} {s}"))  # noqa: E731
+        arrays = TASKS[a["task"]](image.astype(np.float64), a, draw)
+        values = degrade.noisy(arrays.pop("data").reshape(len(image), -1), draw("noise"), a["sigma"], a["peak"], a["impulse"])
+        if a["task"] == "phase":
+            values = values.clip(min=0)
+        index = arrays.pop("index", np.arange(values.shape[1]))
+        held = np.zeros(len(index), bool)
+        if a["holdout"]:
+            held[draw("holdout").choice(len(index), max(1, round(a["holdout"] * len(index))), replace=False)] = True
+        arrays["shape"] = np.array(image.shape)
+        values = values[:, index] if values.shape[1] > len(index) else values
+        content[s] = arrays | {"data": values[:, ~held], "index": index[~held]}
+        if a["holdout"]:
+            kept[s] = arrays | {"data": values[:, held], "index": index[held]}
+    found = {"task": a["task"], "units": "white = 1", "warnings": []}
+    return content, {}, (kept, {}), found
+
+
+# {task: function(image, acquisition, generator of a purpose) -> {"data" (colours, …), "index": places that were measured, what else the
+# operator needs}}
+
+
+def _denoise(image, a, draw):
+    return {"data": image}
+
+
+def _inpaint(image, a, draw):
+    file = local(a["file"]) if a["file"] else None
+    there = degrade.seen(image.shape[-2:], draw("missing"), a["missing"], a["boxes"], file)
+    return {"data": image, "index": np.flatnonzero(there)}
+
+
+def _superres(image, a, draw):
+    arrays = {}
+    for name, n in zip(("rows", "columns"), image.shape[-2:], strict=True):
+        small = max(1, round(n / a["factor"]))
+        arrays |= {name: degrade.resampling(n, small, a["filter"]), f"up_{name}": degrade.resampling(small, n, "bicubic")}
+    return arrays | {"data": arrays["rows"] @ image @ arrays["columns"].T}
+
+
+def _kernel(image, a):
+    kernel = degrade.kernel(a["kernel"], a["width"], a["length"], a["angle"], local(a["file"]) if a["file"] else None)
+    if any(k > n for k, n in zip(kernel.shape, image.shape[-2:], strict=True)):
+        raise ValueError(f"kernel: found {kernel.shape} pixels, allowed at most those of the image, {image.shape[-2:]}")
+    return kernel
+
+
+def _deblur(image, a, draw):
+    kernel = _kernel(image, a)
+    return {"data": degrade.blurred(image, kernel), "kernel": kernel}
+
+
+def _nonlinear(image, a, draw):
+    kernel = _kernel(image, a)
+    return {"data": degrade.nonlinear(image, kernel), "kernel": kernel}
+
+
+def _phase(image, a, draw):
+    padded = [int(np.ceil(n * a["oversampling"])) for n in image.shape[-2:]]
+    return {"data": np.abs(np.fft.fft2(image, s=padded, norm="ortho")), "padded": np.array(padded)}
+
+
+def _gaussian(image, a, draw):
+    n = image.shape[-2] * image.shape[-1]
+    rows, seed = max(1, round(a["rate"] * n)), int(draw("matrix").integers(2**31))
+    matrix = np.random.default_rng(seed).standard_normal((rows, n), np.float32) / np.float32(rows**0.5)
+    return {"data": image.reshape(len(image), -1) @ matrix.T, "drawn": np.array([rows, seed])}
+
+
+TASKS = {
+    "denoise": _denoise, "inpaint": _inpaint, "superres": _superres, "deblur": _deblur, "blur_nonlinear": _nonlinear, "phase": _phase,
+    "gaussian": _gaussian,
+}  # fmt: skip
