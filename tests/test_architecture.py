@@ -4,10 +4,11 @@ import ast
 import re
 from functools import cache
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from dipline import registry
+from dipline import registry, study
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "dipline"
@@ -125,7 +126,7 @@ def test_plugins_never_import_their_siblings(folder, path):
         ("baselines", {"baselines.base", "methods.base", "methods.penalties", "physics.base"}),
         ("networks", {"networks.base"}),
         ("stopping", {"stopping.base"}),
-        ("physics", {"physics.base", "physics.filters", "physics.matrix", "acquire.views", "hounsfield"}),
+        ("physics", {"physics.base", "physics.filters", "physics.matrix", "physics.sampled", "acquire.views", "hounsfield"}),
         ("readers", {"readers.base", "readers.hdf5", "readers.dicom_file", "readers.dicom_series", "readers.personal"}),
         ("acquire", {"acquire.masks"}),
         ("calibrate", {"acquire.masks"}),
@@ -145,7 +146,7 @@ MAY = {  # module: what it may import of ours; plug-ins are loaded through the r
     "lease": set(),
     "study": {"registry", "faults", "acquisitions"},  # the last two late: they import the models
     "faults": {"acquisitions", "registry", "study", "acquire.masks"},
-    "acquisitions": {"study", "acquire.masks", "acquire.views"},
+    "acquisitions": {"study", "acquire.degrade", "acquire.masks", "acquire.views"},
     "links": {"readers.personal"},
     "index": {"links", "registry", "store", "study"},
     "inputs": {"registry", "study"},
@@ -154,9 +155,12 @@ MAY = {  # module: what it may import of ours; plug-ins are loaded through the r
     "preview": {"links", "registry", "store", "study"},
     "profile": {"registry", "store", "study"},
     "status": {"lease", "store"},
+    "template": {"registry", "store", "study"},
+    "trial": {"loop", "measure", "metrics", "registry", "report.panels", "report.style", "store", "study"},
     "hounsfield": set(),
-    "measure": {"registry", "store", "measure_mri", "measure_ct"},
+    "measure": {"registry", "store", "measure_mri", "measure_ct", "measure_image"},
     "measure_mri": {"acquire.masks", "acquire.noise", "calibrate.espirit", "readers.cfl", "store"},
+    "measure_image": {"acquire.degrade", "acquire.noise"},
     "measure_ct": {"acquire.noise", "acquire.views", "hounsfield"},
     "loop": {"registry", "methods.base", "stopping.base"},
     "resume": {"lease", "store", "loop"},
@@ -206,7 +210,7 @@ def test_no_pictures_on_a_login_node(module):
 
 def test_nobody_but_score_and_report_knows_the_metrics():
     users = {m for m, path in MODULES.items() if "metrics" in ours(path)}
-    assert {m for m in users if not m.startswith("dipline.report")} == {"dipline.score"}
+    assert {m for m in users if not m.startswith("dipline.report")} == {"dipline.score", "dipline.trial"}
 
 
 # ---------------------------------------------------------------- what a plug-in's file says
@@ -234,12 +238,12 @@ def test_method_says_its_class_and_its_paper(name):
     plugin = registry.get("methods", name)
     assert plugin.get("CLASS") in CLASSES
     assert isinstance(plugin.get("ITERATIONS"), int)
-    assert set(plugin.get("TASKS", ())) <= {"mri", "ct", "image"}
+    assert set(plugin.get("TASKS", ())) <= {"mri", "ct", "image", *get_args(study.Degraded.model_fields["task"].annotation)}
     assert (plugin.path.parent.name == "baselines") == (plugin.get("CLASS") == "classical")
     if network := plugin.get("NETWORK"):
         ((chosen, params),) = network.items()
         assert not registry.check_parameters(registry.get("networks", chosen), params)[1]
-    assert plugin.get("CITE") or name == "zero_filled", "CITE names the keys of its papers"
+    assert plugin.get("CITE") or name in ("zero_filled", "degraded"), "CITE names the keys of its papers"
 
 
 @pytest.mark.parametrize("name", registry.plugins("stopping"))

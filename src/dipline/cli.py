@@ -46,6 +46,11 @@ def parser():
     verb(status, study,
          arg("--watch", nargs="?", const=10.0, type=_seconds, metavar="SECONDS", help="look again, every 10 s or as said, until the end"),
          arg("--json", dest="as_json", action="store_true", help="for programs"))  # fmt: skip
+    verb(try_, arg("method"), arg("--task", default="mri", help="mri, ct, denoise, inpaint, superres, deblur, phase …"),
+         arg("--network", help="a network's name, or 'unet: {widths: [16, 32]}'"), arg("--stop", help="a stop rule, likewise"),
+         arg("--params", help="'lr: 0.01, input: zero_filled'"), arg("--iterations", type=int),
+         arg("--seed", type=int, default=0), arg("--out", help="picture to write; default: try_METHOD_TASK.png"))  # fmt: skip
+    verb(new, arg("kind", choices=["method", "network", "stopping", "reader", "operator"]), arg("name"))
     verb(retry, study, arg("--dataset"), arg("--volume"), arg("--acq"), arg("--arm"))
     verb(report, study, arg("--page", action="store_true", help="the page alone, from the tables and pictures that are there"))
     verb(simulate, out, spec, arg("--reader", default="phantom", help="by hand: one that makes its own patients"),
@@ -364,6 +369,38 @@ def status(study, watch, as_json):
         return print(show(look()))
     with contextlib.suppress(KeyboardInterrupt):
         s.watch(look, show, watch)
+
+
+def try_(method, task, network, stop, params, iterations, seed, out):
+    """Fit one method to one small embedded problem, with live progress: the quick loop of whoever invents a method.
+
+    E.g.: dipline try vanilla --task denoise --params 'lr: 0.01' --iterations 800
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from dipline import trial
+
+    arm = {"method": method, "iterations": iterations, "params": _yaml(params, "parameter") if params else {}}
+    arm |= {key: _yaml(text, "") if ":" in text else text for key, text in (("network", network), ("stop", stop)) if text}
+    resolved = trial.checked(arm, task)
+    columns = TextColumn(f"{method}, {task}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns) as bar:
+        steps = bar.add_task("", total=resolved["iterations"])
+        found = trial.run(resolved, task, seed, lambda: bar.advance(steps), bar.console.print)
+        bar.update(steps, completed=resolved["iterations"])
+    file, psnr, r = out or f"try_{method}_{task}.png", found["psnr"], found["result"]
+    trial.picture(found, f"{method}, {task}", file)
+    print(
+        f"start {psnr['start']:.2f} dB   stopped {psnr['stopped']:.2f} (iteration {r.chosen + 1})   peak {psnr['peak']:.2f}   "
+        f"last {psnr['last']:.2f}\n{r.seconds:.1f} s, {1e3 * r.seconds / max(r.iterations, 1):.1f} ms an iteration   {file}"
+    )
+
+
+def new(kind, name):
+    """Write the file of a new method, network, stop rule, reader or operator, its contract filled in with something simple."""
+    from dipline import template
+
+    print(template.write(kind, name))
 
 
 def retry(study, dataset, volume, acq, arm):

@@ -1,9 +1,11 @@
 """One photograph: what is measured of it, and the truth that scores see."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 
 from dipline.acquire import degrade, noise
-from dipline.study import local
 
 SCORES = ({"clip": [0.0, 1.0], "metrics": ["psnr", "ssim_wang"]},)  # over all colours; white is 1, whatever the image
 
@@ -54,8 +56,7 @@ def _denoise(image, a, draw):
 
 
 def _inpaint(image, a, draw):
-    file = local(a["file"]) if a["file"] else None
-    there = degrade.seen(image.shape[-2:], draw("missing"), a["missing"], a["boxes"], file)
+    there = degrade.seen(image.shape[-2:], draw("missing"), a["missing"], a["boxes"], _file(a))
     return {"data": image, "index": np.flatnonzero(there)}
 
 
@@ -67,8 +68,12 @@ def _superres(image, a, draw):
     return arrays | {"data": arrays["rows"] @ image @ arrays["columns"].T}
 
 
+def _file(a):
+    return Path(os.path.expandvars(a["file"])).expanduser() if a["file"] else None
+
+
 def _kernel(image, a):
-    kernel = degrade.kernel(a["kernel"], a["width"], a["length"], a["angle"], local(a["file"]) if a["file"] else None)
+    kernel = degrade.kernel(a["kernel"], a["width"], a["length"], a["angle"], _file(a))
     if any(k > n for k, n in zip(kernel.shape, image.shape[-2:], strict=True)):
         raise ValueError(f"kernel: found {kernel.shape} pixels, allowed at most those of the image, {image.shape[-2:]}")
     return kernel
