@@ -98,6 +98,7 @@ def test_the_manual_names_every_key_with_a_comment():
         studies.Maps,
         studies.Cartesian,
         studies.Projections,
+        studies.Degraded,
         studies.Arm,
         studies.Input,
         studies.Block,
@@ -109,7 +110,8 @@ def test_the_manual_names_every_key_with_a_comment():
 
 def test_the_manual_has_an_arm_for_every_method():
     config = studies.read(ROOT / "config" / "config.yaml")
-    shipped = "zero_filled sense l1_wavelet tv fbp sirt cgls vanilla self_guided aseq ref_guided"
+    shipped = "zero_filled sense l1_wavelet tv fbp sirt cgls degraded nlm wavelet wiener richardson_lucy hio"
+    shipped += " vanilla self_guided aseq ref_guided"
     assert {arm["method"] for arm in config["arms"].values()} == set(shipped.split())
 
 
@@ -117,7 +119,7 @@ def test_the_commented_datasets_of_the_manual_are_right(monkeypatch, tmp_path):
     text = uncommented()
     block = text[text.index("  # knee:") : text.index("# -----", text.index("  # knee:"))]
     more = yaml.safe_load(re.sub(r"(?m)^  # ?", "", block))
-    assert {d["reader"] for d in more.values()} == {"fastmri", "ismrmrd", "cfl", "dicom"}
+    assert {d["reader"] for d in more.values()} == {"fastmri", "ismrmrd", "cfl", "dicom", "images"}
     config = yaml.safe_load(text)
     config["datasets"] |= more
     paths_exist(config, monkeypatch, tmp_path)
