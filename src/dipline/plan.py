@@ -320,11 +320,9 @@ class Plan:
     def reconstruct_spec(self, dataset, acq, arm):
         """The ``--spec`` of ``reconstruct``, without slices, seed and files, which the command line names."""
 
-        physics = self.study.acquisition(dataset, acq).physics
-
         def make():
             resolved = self.study.resolved(arm, acq)
-            used = [("methods", resolved["method"]), ("physics", physics)]
+            used = [("methods", resolved["method"]), ("physics", self.study.acquisition(dataset, acq).physics)]
             used += [("networks", n) for n in resolved["network"] or {}]
             used += [("stopping", n) for rule in (resolved["stop"], *resolved["watch"]) for n in rule]
             files = registry.code_files(*used) | {HERE / "methods" / "base.py"}
@@ -333,7 +331,7 @@ class Plan:
                 "code": registry.code_hash(files),
             }  # fmt: skip
 
-        return self._cached(("reconstruct", physics, acq, arm), make)
+        return self._cached(("reconstruct", dataset, acq, arm), make)
 
     def code(self, *modules):
         """The code hash of verbs without a spec, of modules or whole folders: ``"score.py"``, ``"report/*"``."""
@@ -352,6 +350,16 @@ class Plan:
 
         One machine takes a third of the time of the same one when it is busy; the seconds are those between.
         """
+        key = dataset, volume, acq, arm
+        if key not in self._costs:
+            self._costs[key] = self._cost(*key)
+        return self._costs[key]
+
+    @cached_property
+    def _costs(self):
+        return {}
+
+    def _cost(self, dataset, volume, acq, arm):
         entry = self.volumes[dataset][volume]
         resolved = json.loads(self.reconstruct_spec(dataset, acq, arm))["arm"]
         coils, height, width = (entry.get("shape") or [12, 256, 256])[-3:]
