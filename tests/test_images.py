@@ -271,7 +271,7 @@ STUDY = {
     "study": "tasks",
     "datasets": {"photos": {"reader": "samples", "params": {"images": 1, "size": 32}, "acquisitions": TASKS}},
     "arms": {
-        "degraded": {"method": "degraded"}, "tv": {"method": "tv", "iterations": 20},
+        "degraded": {"method": "degraded"}, "tv": {"method": "tv", "iterations": 200},
         "nlm": {"method": "nlm"}, "wavelet": {"method": "wavelet"}, "wiener": {"method": "wiener"},
         "lucy": {"method": "richardson_lucy", "iterations": 5}, "hio": {"method": "hio", "iterations": 20},
         "dip": {"method": "vanilla", "network": {"unet": {"widths": [8, 8]}}, "iterations": 20, "params": {"lr": 0.01}},

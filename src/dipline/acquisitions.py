@@ -95,8 +95,8 @@ def of_projections(a):
 
 def of_task(a):
     """(key, what is wrong) of the settings of a photograph's acquisition that do not go together."""
-    for key in sorted({k for keys in TAKES.values() for k in keys} & a.model_fields_set):
-        if key not in TAKES[a.task]:
+    for key in sorted({k for keys in TAKES.values() for k in keys}):
+        if key not in TAKES[a.task] and getattr(a, key) != type(a).model_fields[key].default:
             tasks = ", ".join(task for task, keys in TAKES.items() if key in keys)
             yield key, f"means nothing with task: {a.task} (allowed with {tasks}); leave it out"
     if a.task == "denoise" and not (a.sigma or a.peak or a.impulse):
