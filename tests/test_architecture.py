@@ -164,7 +164,7 @@ MAY = {  # module: what it may import of ours; plug-ins are loaded through the r
     "measure_ct": {"acquire.noise", "acquire.views", "hounsfield"},
     "loop": {"registry", "methods.base", "stopping.base"},
     "resume": {"lease", "store", "loop"},
-    "blocks": {"loop", "registry", "resume", "store", "study"},
+    "blocks": {"loop", "physics.joint", "registry", "resume", "store", "study"},
     "score": {"metrics", "registry", "store"},
 }
 

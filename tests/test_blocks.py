@@ -47,6 +47,74 @@ def test_an_image_does_not_depend_on_its_block(measurement, tmp_path, method):
     assert together[1]["checksum"] == alone[1]["checksum"] != together[0]["checksum"]
 
 
+TOGETHER = [{"slices": 3, "mode": "joint"}, {"slices": 3, "mode": "chain", "warm": 0.3}]
+
+
+def test_joint_slices_share_a_network(measurement, tmp_path):
+    """One fit of three slices; each has its own image, curve of snapshots and residual, and a third of the time."""
+    arm = small_arm("vanilla", 20, block=TOGETHER[0])
+    joint = block(measurement, tmp_path / "a", [0, 1, 2], arm)[1]
+    alone = block(measurement, tmp_path / "b", [0, 1, 2], small_arm("vanilla", 20))[1]
+    assert len({joint[s]["checksum"] for s in joint} | {alone[s]["checksum"] for s in alone}) == 6
+    assert (joint[0]["losses"] == joint[2]["losses"]).all() and joint[1]["image"].shape == (1, 32, 32)
+    shots = store.read(tmp_path / "a" / "s.h5")[1]
+    assert shots[1]["views"].shape == store.read(tmp_path / "b" / "s.h5")[1][1]["views"].shape
+    last = shots[1]["views"][-1].astype(np.float32) * shots[1]["scale"]
+    assert np.allclose(last, joint[1]["last_view"], atol=2e-3 * shots[1]["scale"])
+    A, y = registry.get("physics", "sense").load().build(store.arrays(measurement, 1))
+    assert joint[1]["residual"] == pytest.approx(float(A.residual(torch.from_numpy(joint[1]["image"]), y) / y.abs().square().sum()))
+
+
+def test_a_chain_starts_from_its_neighbours_network(measurement, tmp_path, capsys):
+    """The first slice as alone; the second from the first one's weights, and in fewer iterations."""
+    arm = small_arm("vanilla", 20, block=TOGETHER[1])
+    chain = block(measurement, tmp_path / "a", [0, 1], arm)[1]
+    alone = block(measurement, tmp_path / "b", [0, 1], small_arm("vanilla", 20))[1]
+    assert chain[0]["checksum"] == alone[0]["checksum"] and chain[1]["checksum"] != alone[1]["checksum"]
+    assert (chain[0]["iterations"], chain[1]["iterations"]) == (20, 6) and "its neighbour's network" in capsys.readouterr().out
+    operators = [registry.get("physics", "sense").load().build(store.arrays(measurement, s)) for s in (0, 1)]
+    first = loop.fit(operators[0][1], operators[0][0], arm, say=lambda line: None)
+    second = loop.fit(operators[1][1], operators[1][0], arm | {"iterations": 6}, start=first.networks, say=lambda line: None)
+    assert store.checksum(second.image) == chain[1]["checksum"]
+
+
+@pytest.mark.parametrize("together", TOGETHER, ids=lambda t: t["mode"])
+@pytest.mark.parametrize("after", [13, 23])  # of a chain: in the first slice, in the second
+def test_promise_3_slices_that_depend_on_each_other_resume_to_the_same_bits(measurement, tmp_path, monkeypatch, together, after):
+    arm = small_arm("self_guided", 20, block=together)
+    straight = block(measurement, tmp_path / "a", [0, 1, 2], arm)[1]
+    steps = iter(range(1, 10**6))
+    monkeypatch.setattr(blocks.Keeper, "leaving", lambda self: next(steps) == (after if together["mode"] == "chain" else after - 5))
+    with pytest.raises(loop.Interrupted):
+        block(measurement, tmp_path / "b", [0, 1, 2], arm)
+    resumed = block(measurement, tmp_path / "b", [0, 1, 2], arm)[1]
+    assert {s: r["checksum"] for s, r in resumed.items()} == {s: r["checksum"] for s, r in straight.items()}
+
+
+def test_classical_arms_have_no_block_mode():
+    assert "mode" not in small_arm("tv", block=TOGETHER[0]) and "mode" not in small_arm("vanilla", block={"slices": 3})
+
+
+def test_video_prior_feeds_every_frame_to_one_network(measurement):
+    from dipline.methods.base import Problem
+    from dipline.methods.video_prior import VideoPrior
+    from dipline.physics.joint import Joint
+
+    operators, parts = zip(*(registry.get("physics", "sense").load().build(store.arrays(measurement, s)) for s in (0, 1)), strict=True)
+    A = Joint(operators)
+    y = A.joined(parts)
+    made = []
+    network = lambda i, o: made.append((i, o)) or torch.nn.Conv2d(i, o, 1)  # noqa: E731
+    method = VideoPrior(Problem(y, A, A.init(y), network, None, 5), 1e-3)
+    loss, x = method.loss(0)
+    assert made == [(2, 2)] and x.shape == (2, 32, 32)
+    frame = operators[1].init(parts[1])
+    alone = method.net(method.channels(frame))
+    assert torch.allclose(x[1], torch.complex(alone[0, 0], alone[0, 1]) * operators[1].support)
+    each = [B.residual(image[None], part) for B, image, part in zip(operators, x, parts, strict=True)]
+    assert torch.allclose(loss, sum(each))
+
+
 def test_python_gives_the_bits_of_the_job(measurement, tmp_path):
     arm = small_arm("vanilla", 20)
     job = block(measurement, tmp_path, [1], arm, seed=3)[1][1]

@@ -9,7 +9,9 @@ from problems import disc_problem
 
 from dipline import loop, registry, study
 from dipline.calibrate import espirit
+from dipline.physics import ct
 from dipline.physics.base import DATA_TERMS, Operator
+from dipline.physics.joint import Joint
 from dipline.physics.sense import Sense
 
 
@@ -20,6 +22,14 @@ def operators(linear=True):
             yield pytest.param(A, id=name)
     if linear:
         yield pytest.param(Sense.example(by_column=False), id="sense-points")
+        yield from (pytest.param(joint(kind.example()), id=f"joint-{kind.__name__}") for kind in (Sense, ct.Tomography))
+
+
+def joint(A):
+    """Two slices, each with samples of its own."""
+    keep = torch.ones(len(A.spare()), dtype=torch.bool)
+    keep[:2] = False
+    return Joint([A, A.restrict(keep)])
 
 
 def draw(shape, dtype, seed=0):
@@ -32,8 +42,8 @@ def A(request):
 
 
 def name_of(A):
-    """The plug-in that an operator is of."""
-    return type(A).__module__.split(".")[-1]
+    """The plug-in that an operator is of, or that of a joint one's slices."""
+    return type(A.each[0] if isinstance(A, Joint) else A).__module__.split(".")[-1]
 
 
 def test_adjoint(A):
@@ -149,6 +159,19 @@ def test_view_is_real_and_of_the_shown_size(A):
     v = A.view(draw(A.domain, A.dtype))
     assert v.ndim == 2 or v.shape == A.domain, "one plane, or the colours of a photograph"
     assert not v.is_complex()
+
+
+def test_joint_slices_are_those_of_their_operators():
+    first, second = Sense.example(), Sense.example().restrict(torch.arange(Sense.example().index.numel()) % 2 == 0)
+    A, x = Joint([first, second]), draw((2, 12, 15), torch.complex64)
+    y = A(x)
+    parts = A.parted(y)
+    assert torch.equal(parts[0], first(x[:1])) and torch.equal(parts[1], second(x[1:]))
+    assert torch.equal(A.init(y)[1:], second.init(parts[1])) and torch.equal(A.view(x)[1], second.view(x[1:]))
+    assert torch.equal(A.consistent(x, y)[:1], first.consistent(x[:1], parts[0])) and not hasattr(Joint([ct.Tomography.example()]), "consistent")
+    z = draw(y.shape, y.dtype, 1)
+    left = first.residual(x[:1], A.parted(z)[0]) + second.residual(x[1:], A.parted(z)[1])
+    assert torch.allclose(A.residual(x, z), left) and A.frames == 2 and A.channels == 4
 
 
 def naive(x, maps, mask):

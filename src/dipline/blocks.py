@@ -11,6 +11,7 @@ import torch
 
 from dipline import loop, registry, store, study
 from dipline.loop import Diverged, fit
+from dipline.physics.joint import Joint
 from dipline.resume import Keeper, Lease, Signals
 from dipline.study import StudyError
 
@@ -88,28 +89,29 @@ def block(measurement, out, snapshots, slices, spec, seed, state, given):
     files = [measurement, *(g["file"] for g in given.values())]
     runs_on = {"device": _device_name(device), "threads": torch.get_num_threads()}
     provenance = store.provenance("reconstruct", spec, files, seed=seed, given=given, **runs_on)
-    identity = json.dumps([spec, seed, provenance["inputs"], given, device.type]).encode()
+    together = [list(slices)] if "mode" in spec["arm"] else []
+    identity = json.dumps([spec, seed, provenance["inputs"], given, device.type, *together]).encode()
     folder = Path(state) / store.checksum(np.frombuffer(identity, np.uint8))[:16]
     lease = Lease(folder)
     lease.acquire(signals)
     try:
-        images, views = {}, {}
-        for index in slices:
-            done = folder / f"s{index:03d}.h5"
+        images, views, arm, before = {}, {}, spec["arm"], None
+        for fitted in [list(slices)] if arm.get("mode") == "joint" else [[index] for index in slices]:
+            done, called = folder / f"s{fitted[0]:03d}.h5", f"slice {', '.join(map(str, fitted))}"
             if not done.exists():
-                where = f"on {provenance['device']}, {provenance['threads']} threads"
-                say(f"slice {index}: {spec['arm']['method']}, seed {seed}, {where}")
-                keeper = Keeper(folder / f"s{index:03d}.pt", lease, signals)
-                result, shots = _slice(measurement, head, index, spec["arm"], seed, device, given, keeper, say)
-                store.write(done.with_suffix(".snapshots.h5"), {index: shots}, {})
-                store.write(done, {index: result}, {})
+                say(f"{called}: {arm['method']}, seed {seed}, on {provenance['device']}, {provenance['threads']} threads")
+                keeper = Keeper(done.with_suffix(".pt"), lease, signals)
+                results, shots = _fit(measurement, head, fitted, arm, seed, device, given, keeper, say, before)
+                store.write(done.with_suffix(".snapshots.h5"), shots, {})
+                store.write(done, results, {})
                 keeper.file.unlink(missing_ok=True)
                 if signals.seen:
-                    raise loop.Interrupted(f"slice {index} is finished and kept")
+                    raise loop.Interrupted(f"{called} is finished and kept")
             else:
-                say(f"slice {index}: finished before, taken from {done}")
+                say(f"{called}: finished before, taken from {done}")
             images |= store.read(done)[1]
             views |= store.read(done.with_suffix(".snapshots.h5"))[1]
+            before = Keeper(done.with_suffix(".networks.pt"), lease, signals) if arm.get("mode") == "chain" else None
         if lease.mine():
             attributes = {"kind": "recon", "seed": seed, "provenance": provenance, "status": _status(images)}
             store.write(snapshots, views, {"kind": "snapshots"})
@@ -130,31 +132,55 @@ def _status(images):
     return "done" if all(i["status"] == "done" for i in images.values()) else "failed"
 
 
-def _slice(measurement, head, index, arm, seed, device, given, keeper, say):
-    """(what the recon file holds of one slice, what the snapshot file holds)"""
+def _fit(measurement, head, indices, arm, seed, device, given, keeper, say, before):
+    """({slice: what the recon file holds of it}, {slice: what the snapshot file holds}) of one slice, or of several together.
+
+    ``before``: where a neighbour's networks are kept, of a chain.
+    """
     try:
         if head["status"] != "done":
             raise Diverged(f"no measurement: {head['reason']}")
-        arrays = store.arrays(measurement, index)
-        A, y = registry.get("physics", head["physics"]).load().build(arrays, device=device)
-        inputs = {name: _input(g, index, A) for name, g in given.items()}
-        result = fit(y, A, arm, seed, inputs, keeper, say)
+        build = registry.get("physics", head["physics"]).load().build
+        operators, parts = zip(*(build(store.arrays(measurement, i), device=device) for i in indices), strict=True)
+        images = [{name: _input(g, i, A) for name, g in given.items()} for i, A in zip(indices, operators, strict=True)]
+        if arm.get("mode") == "joint":
+            A = Joint(operators)
+            y, inputs = A.joined(parts), {name: torch.cat([of[name] for of in images]) for name in given}
+        else:
+            (A,), (y,), (inputs,) = operators, parts, images
+        networks = (before and before.load()) or []
+        if networks:
+            arm = arm | {"iterations": max(1, round(arm["warm"] * arm["iterations"]))}
+            say("starts from its neighbour's network")
+        result = fit(y, A, arm, seed, inputs, keeper, say, networks)
+        if arm.get("mode") == "chain":
+            Keeper(keeper.file.with_suffix(".networks.pt"), keeper.lease, keeper.signals).save(result.networks)
     except (Diverged, store.Absent, ValueError, torch.linalg.LinAlgError) as error:
         if not isinstance(error, Diverged | store.Absent):  # it may be a fault of the program
             say(traceback.format_exc().rstrip())
-        say(f"slice {index} failed: {error}")
-        return {"status": "failed", "reason": str(error)}, {}
-    image = torch.from_numpy(result.image).to(device)
-    residual = float(A.residual(image, y) / y.abs().square().sum())
-    content = {
-        "status": "done", "reason": "", "image": result.image, "view": A.view(image).cpu().numpy().astype(np.float32),
-        "last_view": A.view(torch.from_numpy(result.last).to(device)).cpu().numpy().astype(np.float32),
+        say(f"slice {', '.join(map(str, indices))} failed: {error}")
+        return {i: {"status": "failed", "reason": str(error)} for i in indices}, {i: {} for i in indices}
+    found, shots, share = {}, {}, len(result.image) // len(indices)
+    for n, (index, A, y) in enumerate(zip(indices, operators, parts, strict=True)):
+        own = slice(n * share, (n + 1) * share)
+        views = result.snapshots[:, n] if arm.get("mode") == "joint" and len(result.snapshots) else result.snapshots
+        found[index] = _content(A, y, result, result.image[own], result.last[own], device)
+        found[index]["seconds"] /= len(indices)
+        shots[index] = {"views": views, "steps": np.array(result.snapshot_steps), "scale": result.view_scale}
+    return found, shots
+
+
+def _content(A, y, result, image, last, device):
+    """What the recon file holds of one slice of a result."""
+    x = torch.from_numpy(image).to(device)
+    return {
+        "status": "done", "reason": "", "image": image, "view": A.view(x).cpu().numpy().astype(np.float32),
+        "last_view": A.view(torch.from_numpy(last).to(device)).cpu().numpy().astype(np.float32),
         "losses": np.array(result.losses, np.float64).reshape(-1, 2), "iterations": result.iterations,
-        "chosen": result.chosen, "watched": result.watched, "scale": result.scale, "residual": residual,
-        "seconds": result.seconds, "memory_mb": _memory(device), "checksum": store.checksum(result.image),
-        **{f"artefact_{k}": v.cpu().numpy() for k, v in result.artefacts.items()},
+        "chosen": result.chosen, "watched": result.watched, "scale": result.scale,
+        "residual": float(A.residual(x, y) / y.abs().square().sum()), "seconds": result.seconds, "memory_mb": _memory(device),
+        "checksum": store.checksum(image), **{f"artefact_{k}": v.cpu().numpy() for k, v in result.artefacts.items()},
     }  # fmt: skip
-    return content, {"views": result.snapshots, "steps": np.array(result.snapshot_steps), "scale": result.view_scale}
 
 
 def _input(given, index, A):

@@ -105,7 +105,7 @@ def in_arm(config):
     try:
         arm = Arm.model_validate(config)
         found = list(_variant_problems(arm, registry.get("methods", arm.method)))
-        return arm, found + [f"{key}: {fault}" for key, fault in _refused(arm, {})]
+        return arm, found + [f"{key}: {fault}" for key, fault in _refused(arm, None, {})]
     except ValidationError as error:
         return None, [f"{key}: {text}" for key, text in _said(error, Arm, config)]
     except registry.UnknownPlugin as error:
@@ -455,20 +455,22 @@ def _refusals(study, name, arm):
             over = arm.per_acquisition.get(acq, {})
             with suppress(ValidationError):  # faults of their own, which are told
                 acquired = study.acquisition(d, acq)
-                about = acquisitions.facts(acquired) | {"modality": study.modality(d), "physics": acquired.physics}
-                for key, fault in _refused(Arm(**variant(arm, over)), about, f" on dataset {d}", f" at {acq}"):
+                about = acquisitions.facts(acquired) | {"modality": study.modality(d), "physics": acquired.physics, "mode": "serial"}
+                for key, fault in _refused(Arm(**variant(arm, over)), study.block, about, f" on dataset {d}", f" at {acq}"):
                     first, _, option = key.partition(".")
                     own = first in over and (not option or first != "params" or option in over["params"])
                     yield f"{f'per_acquisition.{acq}.' * own}{key}: {fault}"
 
 
-def _refused(arm, about, dataset="", acq=""):
+def _refused(arm, block, about, dataset="", acq=""):
     """[(key of the arm, what was found and what is allowed)] of what its plug-ins refuse.
 
-    ``about``: what is known of acquisition, operator and modality; words for both stand where the refusal depends on them.
+    Args:
+        block: the study's, or None.
+        about: what is known of acquisition, operator and modality; words for both stand where the refusal depends on them.
     """
     try:
-        resolved = resolve(arm)
+        resolved = resolve(arm, block=block)
     except (registry.UnknownPlugin, ValueError):
         return []  # told elsewhere
     params = {f"params.{key}": value for key, value in resolved["params"].items()}

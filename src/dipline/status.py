@@ -32,7 +32,7 @@ JOBS = "dipline"  # how the names of Slurm jobs begin: slurm-jobname-prefix in t
 # what a log says (blocks.py, loop.py, cli.py)
 IMAGE = re.compile(r"^(?:slice \d+|fitting )", re.M)  # what stands before it is about another image, or another fit
 STEP = re.compile(r"^(?:step (\d+)/(\d+) .* ([\d.]+) it/s  eta ([\d.]+) min|(?:resumed|leaving: saved) .*iteration (\d+))", re.M)
-USUAL = re.compile(r"step |slice |note: |resumed |fitting |leaving: |all cards |the checkpoint |\s|.*Warning: ")
+USUAL = re.compile(r"step |slice |starts |note: |resumed |fitting |leaving: |all cards |the checkpoint |\s|.*Warning: ")
 ERROR = re.compile(r"^Traceback \(most recent call last\):\n(?:[ \t].*\n|\n)*(\S.*)", re.M)
 KILLED = "killed without a word before its first checkpoint"
 BROKEN = "its result cannot be read; delete the file and run Snakemake again"

@@ -267,7 +267,10 @@ class Input(Model):
 
 class Block(Model):
     slices: Positive = 1
-    mode: Literal["serial"] = "serial"
+    mode: Literal["serial", "chain", "joint"] = Field(
+        "serial", description="chain: a slice starts from its neighbour's network; joint: one network for all slices of the block"
+    )
+    warm: Annotated[float, Field(gt=0, le=1)] = Field(0.5, description="chain: iterations of the following slices, as a share")
 
 
 Choice = str | dict[str, dict[str, Any] | None]
@@ -345,14 +348,21 @@ class Study(Model):
     def resolved(self, arm, acq):
         """The arm under one acquisition, every default filled in."""
         a = self.arms[arm]
-        return resolve(Arm(**variant(a, a.per_acquisition.get(acq, {}))), self.snapshots, self.read_every)
+        return resolve(Arm(**variant(a, a.per_acquisition.get(acq, {}))), self.snapshots, self.read_every, self.block)
 
 
-def resolve(arm, snapshots=60, read_every=20):
-    """An :class:`Arm` with every default filled in: what ``loop.fit`` takes, and what a job's identity holds."""
+def resolve(arm, snapshots=60, read_every=20, block=None):
+    """An :class:`Arm` with every default filled in: what ``loop.fit`` takes, and what a job's identity holds.
+
+    ``block``: the study's, where the arm has none of its own. Its mode is for networks alone, and in a job's identity only where
+    slices depend on each other.
+    """
     method = registry.get("methods", arm.method)
     network = arm.network if arm.network is not None else method.get("NETWORK")
-    return {
+    block, found = arm.block or block, {}
+    if block and block.mode != "serial" and method.get("NETWORK"):
+        found = {"mode": block.mode} | ({"warm": block.warm} if block.mode == "chain" else {})
+    return found | {
         "method": arm.method, "params": registry.check_parameters(method, arm.params)[0],
         "network": _choice("networks", network) if method.get("NETWORK") else None,
         "stop": _choice("stopping", arm.stop), "watch": [_choice("stopping", w) for w in arm.watch],

@@ -74,7 +74,7 @@ def start():
         small = study(*LARGE) | {"device": "cpu"}
         file, root = written(folder, small), Path(folder)
         measurement, cell = "results/scale/measurement/brain/patient_001/R2.h5", "brain/patient_001/R2/dip/seed0"
-        run([*SNAKEMAKE, "--configfile", file, "--cores", "1", "--quiet", "all", measurement], folder)
+        run([*SNAKEMAKE, "--configfile", file, "--cores", "1", "--quiet", "all", "--", measurement], folder)
         wildcards = ",".join(f"{k}={v}" for k, v in zip(("dataset", "volume", "acq", "arm"), cell.split("/"), strict=False))
         job = ["--target-jobs", f"reconstruct:{wildcards},seed=0,block=s000", "--mode", "subprocess", "--cores", "1", "--force", "--nolock"]
         log, parse, begin = root / f"logs/scale/reconstruct/{cell}/s000.log", [], []

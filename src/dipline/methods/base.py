@@ -106,9 +106,9 @@ class Method(nn.Module):
         return x[None]
 
     def as_image(self, out):
-        """Network channels (1, C, H, W) as an image (parts, H, W), zero outside the operator's support, where nothing ties the
-        network to the data."""
-        x = out[0]
+        """Network channels (1, C, H, W), or (frames, C, H, W), as an image (parts, H, W), zero outside the operator's support, where
+        nothing ties the network to the data."""
+        x = out.flatten(0, 1)
         if self.A.complex:
             parts, height, width = self.A.domain
             x = torch.view_as_complex(x.view(parts, 2, height, width).permute(0, 2, 3, 1).contiguous())

@@ -29,9 +29,11 @@ class Operator:
         norm: an upper bound of the operator's spectral norm; operators are built such that it is about 1.
         support: bool (H, W), the pixels that the measurement depends on at all, or None; images are zero elsewhere.
         unit_axis: axis of ``y`` along which the units lie.
+        frames: how many slices or frames of a series the image holds, one after the other.
     """
 
     domain: tuple[int, int, int]
+    frames = 1
     complex = False
     linear = True
     norm = 1.0
