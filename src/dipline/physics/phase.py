@@ -60,7 +60,7 @@ def aligned(view, truth):
     a, b = torch.as_tensor(view), torch.as_tensor(truth)
     best, found = -1.0, a
     for turned in (a, a.flip((-2, -1))):
-        match = torch.fft.ifft2((torch.fft.fft2(turned).conj() * torch.fft.fft2(b)).flatten(0, -3).sum(0)).real
+        match = torch.fft.ifft2((torch.fft.fft2(turned).conj() * torch.fft.fft2(b)).reshape(-1, *b.shape[-2:]).sum(0)).real
         at = int(match.abs().argmax())
         if float(match.flatten()[at].abs()) > best:
             best = float(match.flatten()[at].abs())
