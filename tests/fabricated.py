@@ -135,6 +135,7 @@ def _truth(plan, dataset, volume, size, image):
         own = {"views": a.views, "units": "HU", "limits": ["truncated"] * (acq == "V30")} if modality == "ct" else mri | {"mask": a.mask}
         store.write(plan.measurement(dataset, volume, acq), {}, own | {
             "kind": "measurement", "status": "done", "reason": "", "affine": AFFINE, "voxel": [2.0, 2.5, 5.0], "modality": modality,
+            "physics": a.physics,
             "warnings": ["few calibration lines: 4"] if acq == "R8" else [],
         })  # fmt: skip
 

@@ -38,24 +38,9 @@ device: cpu
 snapshots: 3
 """
 VERBS = [
-    "check",
-    "list",
-    "show",
-    "status",
-    "retry",
-    "report",
-    "simulate",
-    "reference",
-    "measure",
-    "reconstruct",
-    "score",
-    "tables",
-    "panels",
-    "curves",
-    "volumes",
-    "profile",
-    "schema",
-]
+    "check", "list", "show", "status", "try", "new", "retry", "report", "simulate", "reference", "measure", "reconstruct", "score",
+    "tables", "panels", "curves", "volumes", "export-dicom", "export-bundle", "profile", "schema",
+]  # fmt: skip
 
 
 def run(*arguments):
@@ -222,7 +207,7 @@ def test_help_lists_every_verb(capsys):
         run("--help")
     out = capsys.readouterr().out
     assert end.value.code == 0
-    lines = dict(re.findall(r"(?m)^    (\w+)\s+(\S.*)$", out))
+    lines = dict(re.findall(r"(?m)^    ([\w-]+)\s+(\S.*)$", out))
     assert list(lines) == VERBS and all(text[0].isupper() for text in lines.values())
 
 

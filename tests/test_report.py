@@ -571,7 +571,7 @@ def test_methods_of_mri_and_ct(mixed):
     assert "ASTRA" in torso and "water 0.02/mm" in torso and not re.search("coil|k-space|acceleration", torso)
     assert "Hounsfield" not in knee and torso.count("truncated") == 1 and "(inverse crime), truncated, 10 %" in torso
     scores = next(p for p in paragraphs if p.startswith("Scores"))
-    assert "Scores of MRI are those of fastMRI" in scores and "Those of CT are the RMSE in Hounsfield units" in scores
+    assert "Scores of MRI are those of fastMRI" in scores and "Scores of CT are the RMSE in Hounsfield units" in scores
     assert "−160 to 240 HU" in scores and "vanaarle2016" in keys
 
 
