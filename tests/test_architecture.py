@@ -122,8 +122,8 @@ def test_plugins_never_import_their_siblings(folder, path):
 @pytest.mark.parametrize(
     "folder, allowed",
     [
-        ("methods", {"methods.base", "methods.penalties", "physics.base"}),
-        ("baselines", {"baselines.base", "methods.base", "methods.penalties", "physics.base"}),
+        ("methods", {"methods.base", "methods.denoisers", "methods.penalties", "physics.base"}),
+        ("baselines", {"baselines.base", "methods.base", "methods.denoisers", "methods.penalties", "physics.base"}),
         ("networks", {"networks.base"}),
         ("stopping", {"stopping.base"}),
         ("physics", {"physics.base", "physics.filters", "physics.matrix", "physics.sampled", "acquire.views", "hounsfield"}),

@@ -24,7 +24,8 @@ def reconstruct(y, A, arm, seed=0, inputs=None, say=None):
         A: an operator of ``dipline.physics``.
         arm: what a study file says of an arm, e.g. ``{"method": "vanilla", "stop": "wmv"}``, or a method's name.
         seed: seeds networks, inputs and noise.
-        inputs: images (parts, H, W) that the method needs, e.g. ``{"prior": x}``; tensors or numpy arrays.
+        inputs: images (parts, H, W) that the method needs, e.g. ``{"prior": x}``; tensors or numpy arrays. Where it takes a model, a
+            torch module.
         say: takes one line of progress; None: silent.
 
     Returns:
@@ -36,9 +37,11 @@ def reconstruct(y, A, arm, seed=0, inputs=None, say=None):
     """
     arm = {"method": arm} if isinstance(arm, str) else arm
     resolved = study.resolve(study.checked_arm(arm))
-    y, inputs = _tensor("y", y, A), {n: _tensor(f"inputs: {n}", x, A) for n, x in (inputs or {}).items()}
+    models = {n: inputs[n] for n in _models(resolved) if n in (inputs or {})}
+    images = {n: _tensor(f"inputs: {n}", x, A) for n, x in (inputs or {}).items() if n not in models}
+    y, inputs = _tensor("y", y, A), images | models
     _complete(resolved, inputs)
-    for name, image in inputs.items():
+    for name, image in images.items():
         _same_kind(f"inputs: {name}", image, A, real_will_do=True)
     with loop.borrowed(y.device.type, torch.get_num_threads()):
         return fit(y, A, resolved, seed, inputs, say=say or (lambda line: None))
@@ -52,6 +55,11 @@ def _tensor(name, value, A):
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{name}: found {type(value).__name__}, allowed: a torch tensor or a numpy array")
     return value
+
+
+def _models(arm):
+    """Names of the inputs of a resolved arm that are models."""
+    return registry.get("methods", arm["method"]).get("MODELS", ())
 
 
 def _complete(arm, given):
@@ -124,8 +132,7 @@ def _code(arm, physics):
     """Hash of the sources behind an arm, for a job by hand, which would hand over old results; the workflow's spec brings its own."""
     rules = [name for rule in (arm["stop"], *arm["watch"]) for name in rule]
     used = [("methods", arm["method"]), ("physics", physics), *(("networks", n) for n in arm["network"] or {})]
-    files = registry.code_files(*used, *(("stopping", n) for n in rules))
-    return registry.code_hash(files | {registry.PACKAGE / "methods" / "base.py"})
+    return registry.code_hash(registry.code_files(*used, *(("stopping", n) for n in rules)))
 
 
 def _status(images):
@@ -142,6 +149,8 @@ def _fit(measurement, head, indices, arm, seed, device, given, keeper, say, befo
             raise Diverged(f"no measurement: {head['reason']}")
         build = registry.get("physics", head["physics"]).load().build
         operators, parts = zip(*(build(store.arrays(measurement, i), device=device) for i in indices), strict=True)
+        models = {name: _model(given[name]["file"], device) for name in given if name in _models(arm)}
+        given = {name: g for name, g in given.items() if name not in models}
         images = [{name: _input(g, i, A) for name, g in given.items()} for i, A in zip(indices, operators, strict=True)]
         if arm.get("mode") == "joint":
             A = Joint(operators)
@@ -152,7 +161,7 @@ def _fit(measurement, head, indices, arm, seed, device, given, keeper, say, befo
         if networks:
             arm = arm | {"iterations": max(1, round(arm["warm"] * arm["iterations"]))}
             say("starts from its neighbour's network")
-        result = fit(y, A, arm, seed, inputs, keeper, say, networks)
+        result = fit(y, A, arm, seed, inputs | models, keeper, say, networks)
         if arm.get("mode") == "chain":
             Keeper(keeper.file.with_suffix(".networks.pt"), keeper.lease, keeper.signals).save(result.networks)
     except (Diverged, store.Absent, ValueError, torch.linalg.LinAlgError) as error:
@@ -204,6 +213,14 @@ def _input(given, index, A):
         raise ValueError(f"{given['file']}: an image of {tuple(image.shape[-2:])}, needed: {needed}")
     _same_kind(given["file"], image, A, real_will_do=given["kind"] == "file")
     return image.reshape(-1, *image.shape[-2:])[: A.domain[0]].to(A.dtype)
+
+
+def _model(file, device):
+    """A learnt model of a TorchScript file, as it was saved."""
+    try:
+        return torch.jit.load(file, map_location=device).eval()
+    except RuntimeError as error:
+        raise ValueError(f"{file}: no TorchScript file that this version of torch reads ({str(error).splitlines()[0]})") from None
 
 
 def _same_kind(name, image, A, real_will_do=False):

@@ -6,6 +6,7 @@ Options of plug-ins are checked against the literals in the plug-ins' files (``r
 import copy
 import os
 import re
+import zipfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -380,7 +381,7 @@ def _arm_problems(study, name, arm, acqs):
         yield from (f"{where}{p}" for p in _variant_problems(changed, method, over if acq else None))
     if arm.seeds and len(set(arm.seeds)) != len(arm.seeds):
         yield f"seeds: found {arm.seeds}, allowed: every seed once"
-    tasks, takes = ", ".join(method.get("TASKS", ())), method.get("INPUTS", ())
+    tasks, takes, models = ", ".join(method.get("TASKS", ())), method.get("INPUTS", ()), method.get("MODELS", ())
     for d in arm.datasets or []:
         if d not in study.datasets:
             yield f"datasets: {_no('dataset', d, study.datasets)}"
@@ -405,9 +406,9 @@ def _arm_problems(study, name, arm, acqs):
             example = f"inputs: {{{needed}: {{dataset: t1, volume: same, slice: same}}}}"
             yield f"inputs.{needed}: missing; {arm.method} needs it, e.g. {example}"
     for key, given in arm.inputs.items():
-        if key not in takes:
-            yield f"inputs.{key}: {arm.method} takes no such input (allowed: {', '.join(takes) or 'none'})"
-        yield from (f"inputs.{key}{p}" for p in _input_problems(study, name, given))
+        if key not in (*takes, *models):
+            yield f"inputs.{key}: {arm.method} takes no such input (allowed: {', '.join((*takes, *models)) or 'none'})"
+        yield from (f"inputs.{key}{p}" for p in (_model_problems(given) if key in models else _input_problems(study, name, given)))
 
 
 def _operators(study, dataset):
@@ -488,6 +489,26 @@ def _refused(arm, block, about, dataset="", acq=""):
             value = name if key in foreign else _shown(context[key])
             found.append((place if key in foreign else key, f"found {value}, allowed{where}: {allowed}"))
     return found
+
+
+def _model_problems(given):
+    """What is wrong with a learnt model, as far as its file tells without torch: TorchScript's are zip files with code."""
+    if given.file is None or given.arm is not None or given.dataset is not None:
+        found = ", ".join(s for s in ("dataset", "arm", "file") if getattr(given, s) is not None)
+        yield f": found {found or 'nothing'}, allowed: a TorchScript file, e.g. file: denoiser.pt"
+        return
+    missing = [f".file: {p}" for p in _path_problems(given.file)]
+    yield from missing
+    if missing:
+        return
+    try:
+        with zipfile.ZipFile(local(given.file)) as archive:
+            sound = any("/code/" in name for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError):
+        sound = False
+    if not sound:
+        advice = 'write one with torch.jit.script(model).save("denoiser.pt")'
+        yield f'.file: "{given.file}" is no such model, allowed: a TorchScript file; {advice}'
 
 
 def _input_problems(study, name, given):

@@ -105,7 +105,7 @@ class Run:
 
     def _in_scale(self, A, value):
         """An image that is given, such as a prior, in the units of the scaled problem: by its own 99.9th percentile."""
-        if value.shape != torch.Size(A.domain):
+        if not isinstance(value, torch.Tensor) or value.shape != torch.Size(A.domain):
             return value
         return value / A.scale_of(value)
 

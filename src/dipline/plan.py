@@ -325,10 +325,9 @@ class Plan:
             used = [("methods", resolved["method"]), ("physics", self.study.acquisition(dataset, acq).physics)]
             used += [("networks", n) for n in resolved["network"] or {}]
             used += [("stopping", n) for rule in (resolved["stop"], *resolved["watch"]) for n in rule]
-            files = registry.code_files(*used) | {HERE / "methods" / "base.py"}
             return {
                 "arm": resolved, "device": self.device(arm), "threads": self.study.threads, "engine": registry.ENGINE,
-                "code": registry.code_hash(files),
+                "code": registry.code_hash(registry.code_files(*used)),
             }  # fmt: skip
 
         return self._cached(("reconstruct", dataset, acq, arm), make)

@@ -12,6 +12,7 @@ tasks) are literals at the top of its file. They are read from the syntax tree, 
     CLASS       methods: regularised | early stopping | re-parameterised | pre-trained | classical
     TASKS       modalities, or tasks of photographs, that a method can solve; absent: all
     INPUTS      inputs that a method must be given in the study, e.g. ("prior",)
+    MODELS      inputs that it may be given, each a TorchScript file, e.g. ("denoiser",)
     NOT_FOR     stop rules: methods about which the rule says little; WATCHABLE = False: it cannot merely watch
     DATA_TERMS  operators: what they offer; methods: what they fit; absent: least_squares, with a network any that there is
     AMBIGUOUS   operators: True where a measurement leaves open where an image lies; ``aligned(view, truth)`` then serves scores
@@ -41,8 +42,8 @@ FOLDERS = {
 }
 ENGINE = 2  # raise by hand when loop.py, resume.py or store.py change results; a test on fixed bits watches over it
 SHARED = {  # files in a plug-in folder that are no plug-ins
-    "__init__", "base", "dicom_file", "dicom_series", "filters", "hdf5", "joint", "matrix", "penalties", "personal",
-    "sampled",
+    "__init__", "base", "denoisers", "dicom_file", "dicom_series", "filters", "hdf5", "joint", "matrix", "penalties",
+    "personal", "sampled",
 }  # fmt: skip
 
 
@@ -200,12 +201,12 @@ def cautions(arm):
 
 
 def code_files(*used):
-    """The source files behind plug-ins, given as ``(kind, name)``: their own and what their folder shares."""
+    """The source files behind plug-ins, given as ``(kind, name)``: their own and what their folders share."""
     files = set()
     for kind, name in used:
         path = get(kind, name).path
-        files.add(path)
-        files |= {path.parent / f"{s}.py" for s in SHARED if (path.parent / f"{s}.py").exists()}
+        folders = {path.parent, PACKAGE / FOLDERS[kind][0]}  # baselines use what methods share
+        files |= {path, *(f / f"{s}.py" for f in folders for s in SHARED if (f / f"{s}.py").exists())}
     return files
 
 
