@@ -8,10 +8,10 @@
 Mataev, Milanfar, Elad, ICCV Workshops 2019 (algorithm 1, fixed-point form of the x-step), RED's term by Romano, Elad, Milanfar 2017: its
 gradient is x − D(x) where D is locally homogeneous and has a symmetric Jacobian, which non-local means and a learnt D only nearly have.
 
-Defaults: the paper's for denoising (β = μ = 0.5, Adam 0.008, 6000 steps, σ of the denoiser 3/255, noise 0.033 on the input, z ~ U[0, 0.1)
-with 32 channels, skip network, outputs averaged with decay 0.99). Deblurring there: β 0.02, μ 0.04; super-resolution: β 0.05, μ 0.06. D
-is computed anew every ``refresh`` iterations of x, as in the released code, but in turn with the fit, not beside it, so that bits repeat.
-``inputs: {denoiser: {file: d.pt}}`` puts a learnt D in the place of ``denoiser`` and ``sigma`` (methods/denoisers.py).
+Defaults: the released notebooks' for denoising (β = μ = 0.5, Adam 0.008, 6000 steps, σ of the denoiser 3/255, noise 0.033 on the input, z
+~ U[0, 0.1) with 32 channels, skip network, outputs averaged with decay 0.99). Deblurring there: β 0.02, μ 0.04; super-resolution: β 0.05,
+μ 0.06. D is computed anew every ``refresh`` iterations of x, as in the released code, but in turn with the fit, not beside it, so that
+bits repeat. ``inputs: {denoiser: {file: d.pt}}`` puts a learnt D in the place of ``denoiser`` and ``sigma`` (methods/denoisers.py).
 
 Deviations from the released code: f in the steps of x and u is that of the new θ without input noise, where the code takes what the last
 loss saw; β and μ stay, where its denoising raises them whenever PSNR(f, y) passes a rising threshold; x is not cut off at 0 and 1, which
