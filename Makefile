@@ -2,13 +2,14 @@
 # make test    installs, runs the tests     make test-slurm   those on a throw-away Slurm (root, Debian)
 # make setup   the installation alone          make real   the real scans in ../shared/data
 # make scale   what plans, starts of jobs and files of large studies cost -> tests/benchmarks/results/scale.md
+# make methods every method on one small problem of each kind -> tests/benchmarks/results/methods.md
 # make claims  the demo, and whether what it is to show holds -> tests/benchmarks/results/demo.md
 VENV := .venv
 BIN := $(VENV)/bin
 CORES ?= 2
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) --quiet rules
 
-.PHONY: setup demo claims test test-slurm real scale lint clean
+.PHONY: setup demo claims methods test test-slurm real scale lint clean
 
 setup: $(VENV)/.ready
 
@@ -26,6 +27,9 @@ demo: setup
 
 claims: demo
 	$(BIN)/python tests/benchmarks/demo.py
+
+methods: setup
+	$(BIN)/python tests/benchmarks/methods.py
 
 test: setup
 	$(BIN)/python -m pytest -n $(CORES) --dist loadgroup

@@ -223,13 +223,26 @@ def test_version_and_module():
     assert re.fullmatch(r"dipline \d+\.\d+.*\n", done.stdout)
 
 
-@pytest.mark.parametrize("kind", ["methods", "networks", "stopping", "readers", "physics"])
+@pytest.mark.parametrize("kind", ["networks", "stopping", "readers", "physics"])
 def test_list_has_one_line_for_each(kind, capsys):
     lines = said(capsys, "list", kind).splitlines()
     assert [line.split()[0] for line in lines] == list(registry.plugins(kind))
     for line, plugin in zip(lines, registry.plugins(kind).values(), strict=True):
         assert line.endswith(plugin.summary)
-        assert kind != "methods" or plugin.get("CLASS") in line
+
+
+def test_list_of_methods_says_what_a_study_needs_to_know_of_each(capsys):
+    lines = said(capsys, "list", "methods").splitlines()
+    assert max(map(len, lines)) <= 120
+    starts = [i for i, line in enumerate(lines) if not line.startswith(" ")]
+    assert [lines[i].split()[0] for i in starts] == list(registry.plugins("methods"))
+    for a, b, p in zip(starts, [*starts[1:], None], registry.plugins("methods").values(), strict=True):
+        about = " ".join(" ".join(lines[a:b]).split())
+        wanted = [p.summary, p.get("CLASS"), *p.get("TASKS", ("all tasks",))]
+        wanted += [text for key in ("CITE", "INPUTS", "MODELS") for text in p.get(key, ())]
+        assert all(text in about for text in wanted)
+        for name, default in p.parameters.items():
+            assert f"{name} {' | '.join(default) if isinstance(default, tuple) else default}" in about
 
 
 def test_list_of_masks_is_what_a_study_may_say(capsys):

@@ -342,7 +342,7 @@ def check(study, config):
 
 
 def list_(kind):
-    """List plug-ins of a kind, one line each."""
+    """List plug-ins of a kind, one line each; methods with class, tasks, papers and parameters."""
     from dipline import preview
 
     print(preview.listing(kind))

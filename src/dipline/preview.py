@@ -1,6 +1,7 @@
 """What people ask before and after a run: what would run, what a file holds, what failed."""
 
 import json
+import textwrap
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
@@ -140,13 +141,26 @@ def _measured_otherwise(plan, dataset, volume, acq):
 
 
 def listing(kind):
-    """One line a plug-in; methods with the survey's class."""
+    """One line a plug-in; of methods a paragraph: class, tasks, papers, idea, parameters."""
+    if kind == "methods":
+        return "\n".join(_of_method(p) for p in registry.plugins(kind).values())
     if kind == "masks":
         rows = [(name, "", doc) for name, doc in MASKS.items()]
     else:
-        rows = [(n, p.get("CLASS") or p.get("MODALITY") or "", p.summary) for n, p in registry.plugins(kind).items()]
+        rows = [(n, p.get("MODALITY") or "", p.summary) for n, p in registry.plugins(kind).items()]
     width, second = (max(len(r[i]) for r in rows) for i in (0, 1))
     return "\n".join(f"{n:{width}}  {c:{second}}  {doc}" if second else f"{n:{width}}  {doc}" for n, c, doc in rows)
+
+
+def _of_method(plugin):
+    """Lines of at most 120 characters; a parameter stands with its default, or its allowed values, the default first."""
+    tasks, papers = (", ".join(plugin.get(key, ())) for key in ("TASKS", "CITE"))
+    needs = [f"needs inputs: {name}" for name in plugin.get("INPUTS", ())]
+    needs += [f"takes inputs: {name} (TorchScript)" for name in plugin.get("MODELS", ())]
+    parameters = ", ".join(f"{k} {' | '.join(v) if isinstance(v, tuple) else v}" for k, v in plugin.parameters.items())
+    head = "; ".join([plugin.get("CLASS"), tasks or "all tasks", *filter(None, [papers]), *needs])
+    about = [f"{plugin.name:<15}  {head}", f"  {plugin.summary}", *([f"  {parameters}"] if parameters else [])]
+    return "\n".join(textwrap.fill(line, 120, subsequent_indent="    ", break_on_hyphens=False) for line in about)
 
 
 def of_file(path):

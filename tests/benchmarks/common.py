@@ -20,18 +20,23 @@ def main(name, folder, page):
 
     ``page(plan, metrics, data)`` gives the lines of that file; ends with Snakemake's own status.
     """
-    data, study = Path(os.environ.setdefault("DIPLINE_DATA", str(ROOT.parent / "shared" / "data"))), f"config/studies/{name}.yaml"
+    data = Path(os.environ.setdefault("DIPLINE_DATA", str(ROOT.parent / "shared" / "data")))
     if not (data / folder).is_dir():
         sys.exit(f"{data / folder}: no such folder; export DIPLINE_DATA=/where/the/data/lie")
+    status, plan, metrics = run(name)
+    head = f"`make real` (config/studies/{name}.yaml; nothing was chosen on these scans). PSNR in dB / SSIM of the whole volume."
+    write(RESULTS / f"{name}.md", [head, "", *unfinished(plan, metrics), *page(plan, metrics, data)])
+    sys.exit(status)
+
+
+def run(name):
+    """(Snakemake's status, plan, metrics.csv) of config/studies/<name>.yaml after a run, the metrics of an unfinished one as well."""
     os.chdir(ROOT)
-    snakemake = [Path(sys.executable).with_name("snakemake"), "--configfile", study, "--cores", os.environ.get("CORES", "2")]
-    done = subprocess.run([*snakemake, "--quiet", "rules", *sys.argv[1:]])
+    study = ["--configfile", f"config/studies/{name}.yaml", "--cores", os.environ.get("CORES", "2")]
+    done = subprocess.run([Path(sys.executable).with_name("snakemake"), *study, "--quiet", "rules", *sys.argv[1:]])
     subprocess.run([sys.executable, "-m", "dipline", "tables", f"results/{name}"], check=True)
     plan = Plan.open(f"results/{name}")
-    metrics = pd.read_csv(plan.root / "metrics.csv", keep_default_na=False)
-    head = f"`make real` ({study}; nothing was chosen on these scans). PSNR in dB / SSIM of the whole volume."
-    write(RESULTS / f"{name}.md", [head, "", *unfinished(plan, metrics), *page(plan, metrics, data)])
-    sys.exit(done.returncode)
+    return done.returncode, plan, pd.read_csv(plan.root / "metrics.csv", keep_default_na=False)
 
 
 def write(file, lines):
