@@ -30,11 +30,11 @@ def page(plan, m):
 def of_dataset(rows, arms):
     """One table; means over the seeds."""
     of = lambda arm: rows[rows.arm == arm]  # noqa: E731
-    cost = {arm: value(of(arm), "seconds", "") / value(of(arm), "iterations", "") for arm in arms}
+    cost = {arm: value(of(arm), "seconds") / value(of(arm), "iterations") for arm in arms}
     psnr = {which: lambda arm, which=which: shown(value(of(arm), "psnr", which), ".2f") for which in ("stopped", "peak", "last")}
     return table(arms, psnr | {
-        "iterations": lambda arm: shown(value(of(arm), "iterations", ""), ".0f"),
-        "seconds": lambda arm: shown(value(of(arm), "seconds", ""), ".1f"),
+        "iterations": lambda arm: shown(value(of(arm), "iterations"), ".0f"),
+        "seconds": lambda arm: shown(value(of(arm), "seconds"), ".1f"),
         "iteration / vanilla's": lambda arm: shown(cost[arm] / cost[REFERENCE], ".2f"),
     })  # fmt: skip
 

@@ -49,8 +49,8 @@ def test_table_and_losers(tmp_path, monkeypatch):
                 own = {"dataset": dataset, "acq": acq, "arm": arm, "seed": seed, "volume": "one", "slice": ""}
                 apart = {"stopped": -0.5, "peak": 1, "last": -2}
                 rows += [own | {"metric": "psnr", "which": which, "value": psnr + more + seed} for which, more in apart.items()]
-                rows += [own | {"metric": "seconds", "which": "", "value": SECONDS[arm] * (0.5 + seed)}]
-                rows += [own | {"metric": "iterations", "which": "", "value": ITERATIONS[arm]}]
+                rows += [own | {"metric": "seconds", "which": "stopped", "value": SECONDS[arm] * (0.5 + seed)}]
+                rows += [own | {"metric": "iterations", "which": "stopped", "value": ITERATIONS[arm]}]
     lines = methods.page(plan, pd.DataFrame(rows))
     assert "## photo, noise, all pixels, Gaussian noise of 25/255" in lines
     start = next(i for i, line in enumerate(lines) if line.startswith("## brain, R4"))
