@@ -26,7 +26,7 @@ ARMS = {
     "self_guided": {"method": "self_guided", "network": NET}, "aseq_dip": {"method": "aseq", "network": NET},
 }  # fmt: skip
 SMALL, MIDDLE, LARGE = (5, 1, 2, 10), (63, 4, 4, 10), (200, 16, 4, 10)  # volumes, slices, acquisitions, arms
-PLANS = [(SMALL, 1), (MIDDLE, 1), (MIDDLE, 4), (LARGE, 1), (LARGE, 4), (LARGE, 8), (LARGE, 16)]
+PLANS = [(SMALL, 1), (MIDDLE, 1), (MIDDLE, 4), (LARGE, 8), (LARGE, 16)]  # LARGE in smaller blocks: more than PLAN_SECONDS
 PLAN_SECONDS, PLAN_MB, START_SECONDS = 180.0, 4000.0, 6.0  # what the largest may take
 
 
