@@ -205,7 +205,7 @@ def code_files(*used):
     files = set()
     for kind, name in used:
         path = get(kind, name).path
-        folders = {path.parent, PACKAGE / FOLDERS[kind][0]}  # baselines use what methods share
+        folders = {path.parent, path.parents[1] / FOLDERS[kind][0]}  # baselines use what methods share
         files |= {path, *(f / f"{s}.py" for f in folders for s in SHARED if (f / f"{s}.py").exists())}
     return files
 
