@@ -118,7 +118,7 @@ class Operator:
         return self.domain[0] * (2 if self.complex else 1)
 
     def residual(self, x, y):
-        """``‖A x − y‖²``, a scalar, differentiable in ``x``."""
+        """``‖A x − y‖²``, a scalar, differentiable in ``x`` and in ``y``."""
         if not self.linear:
             return (self(x) - y).abs().square().sum()
         return _SquaredResidual.apply(x, y, self)
@@ -130,9 +130,10 @@ class _SquaredResidual(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, y, operator):
         r = operator(x) - y
-        ctx.save_for_backward(operator.AT(r))
+        ctx.save_for_backward(operator.AT(r), r if ctx.needs_input_grad[1] else None)
         return torch.vdot(r.reshape(-1), r.reshape(-1)).real
 
     @staticmethod
     def backward(ctx, grad):
-        return 2 * grad * ctx.saved_tensors[0], None, None
+        of_x, r = ctx.saved_tensors
+        return 2 * grad * of_x, None if r is None else -2 * grad * r, None

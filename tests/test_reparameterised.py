@@ -1,0 +1,92 @@
+"""Double over-parameterisation, Deep Random Projector and Langevin dynamics: what their equations demand."""
+
+import pytest
+import torch
+import yaml
+from problems import disc_problem, small_arm
+from test_study import BASE, problems
+
+from dipline import loop, study
+from dipline.physics.pixels import Pixels
+
+SKIP = {"skip": {"widths": [16, 16], "skip_widths": [4, 4]}}
+
+
+@pytest.fixture(scope="module")
+def problem():
+    loop.set_up("cpu", 1)
+    return disc_problem()
+
+
+def run_of(problem, method, steps=5, network=None, **more):
+    A, y, *_ = problem
+    arm = small_arm(method, steps, **more)
+    if network:
+        arm["network"] = study.resolve(study.checked_arm({"method": method, "network": network}))["network"]
+    return loop.Run(y, A, arm, 0, {}, arm["stop"], steps)
+
+
+def impulses(n=32, share=0.1):
+    """(operator, y, image): every tenth pixel of a smooth image replaced by 0 or 1."""
+    loop.set_up("cpu", 1)
+    yy, xx = torch.meshgrid(torch.linspace(-1, 1, n), torch.linspace(-1, 1, n), indexing="ij")
+    truth = (0.5 + 0.3 * torch.sin(2 * xx) * torch.cos(1.5 * yy))[None]
+    rng = torch.Generator().manual_seed(0)
+    hit, value = (torch.rand(truth.shape, generator=rng) < p for p in (share, 0.5))
+    return Pixels(truth.shape), torch.where(hit, value.float(), truth).flatten(1), truth
+
+
+# dop
+
+
+def test_dop_loss_is_its_formula_and_so_are_its_gradients(problem):
+    method = run_of(problem, "dop", params={"input_noise": 0.0, "start": 0.3}).method
+    loss, x = method.loss(0)
+    ours = torch.autograd.grad(loss, [method.g, method.h, *method.net.parameters()])
+    g, h = (torch.view_as_complex(p) for p in (method.g, method.h))
+    s = torch.complex(g.real**2 - h.real**2, g.imag**2 - h.imag**2)
+    want = (method.A(method.as_image(method.net(method.z))) + s - method.y).abs().square().mean()
+    theirs = torch.autograd.grad(want, [method.g, method.h, *method.net.parameters()])
+    assert float(loss.detach()) == pytest.approx(float(want.detach()), rel=1e-5) and float(s.detach().abs().mean()) > 0.05
+    for some in (slice(0, 1), slice(1, 2), slice(2, None)):  # biases ahead of a batch norm: gradient 0, here and there rounding
+        a, b = (torch.cat([g.flatten() for g in grads[some]]) for grads in (ours, theirs))
+        assert float((a - b).norm() / b.norm()) < 1e-4
+
+
+def test_dop_descends_at_two_rates(problem):
+    """Plain gradient descent: every weight moves by its rate times its gradient."""
+    run = run_of(problem, "dop", params={"lr": 0.01, "lr_corruption": 3.0, "start": 0.1})
+    method = run.method
+    before = {n: p.detach().clone() for n, p in method.named_parameters()}
+    run.step()
+    for name, p in method.named_parameters():
+        rate = 3.0 if name in "gh" else 0.01
+        assert torch.allclose(p.detach(), before[name] - rate * p.grad, atol=1e-6), name
+    adam = run_of(problem, "dop", params={"optimiser": "adam", "lr": 1e-3, "lr_corruption": 1e-2})
+    assert [g["lr"] for g in adam.optimiser.param_groups] == [1e-3, 1e-2] and isinstance(adam.optimiser, torch.optim.Adam)
+
+
+def test_dop_finds_the_sparse_corruption_that_vanilla_fits():
+    A, y, truth = impulses()
+    impulse = (y - truth.flatten(1)).norm()
+    params = {"lr": 0.3, "lr_corruption": 120.0, "input_noise": 0.0}
+    dop = run_of((A, y), "dop", 180, network=SKIP, params=params)
+    vanilla = run_of((A, y), "vanilla", 180, network=SKIP, params={"lr": 0.01, "input_channels": 32, "input_scale": 0.1})
+    for run in (dop, vanilla):
+        for _ in range(180):
+            run.step()
+    error = lambda run: float((run.last * run.scale - truth).norm() / impulse)  # noqa: E731
+    assert error(dop) < 0.25 and error(vanilla) > 0.8
+    s = dop.method.artefacts()["corruption"] * dop.scale
+    assert float((s - (y - truth.flatten(1))).norm() / impulse) < 0.25
+
+
+def test_dop_with_adam_wants_other_rates():
+    given = "arms: {dip: {method: dop, params: {optimiser: adam}}}"
+    assert problems(given) == [
+        "arms.dip.params.lr: found 1.0, allowed: 0.1 or less with optimiser: adam, e.g. 0.01",
+        "arms.dip.params.lr_corruption: found 500.0, allowed: 0.1 or less with optimiser: adam, e.g. 0.01",
+    ]
+    config = study.merged(yaml.safe_load(BASE), yaml.safe_load(given))
+    config["arms"]["dip"]["params"] |= {"lr": 0.01, "lr_corruption": 0.01}
+    study.load(config, "my.yaml")
