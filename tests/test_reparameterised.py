@@ -90,3 +90,53 @@ def test_dop_with_adam_wants_other_rates():
     config = study.merged(yaml.safe_load(BASE), yaml.safe_load(given))
     config["arms"]["dip"]["params"] |= {"lr": 0.01, "lr_corruption": 0.01}
     study.load(config, "my.yaml")
+
+
+# drp
+
+
+def test_drp_moves_the_input_and_the_norms_alone(problem):
+    run = run_of(problem, "drp")
+    before = {n: v.clone() for n, v in run.method.state_dict().items()}
+    norms = {n for n, m in run.method.named_modules() if isinstance(m, torch.nn.BatchNorm2d)}
+    for _ in range(3):
+        run.step()
+    moved = {n for n, v in run.method.state_dict().items() if not torch.equal(v, before[n])}
+    assert moved == {"z", *(f"{n}.{part}" for n in norms for part in ("weight", "bias"))} and len(norms) > 4
+    assert all(p.grad is None for n, p in run.method.named_parameters() if n not in moved), "a step costs no gradient of a convolution"
+
+
+def test_drp_has_the_numbers_of_weights_of_the_paper():
+    """656 of 82,979 for three colours at one scale of width 64; the input's norm comes on top."""
+    method = run_of(impulses(8)[:2], "drp").method
+    assert sum(p.numel() for p in method.norm.parameters()) == 2, "one colour"
+    A = Pixels((3, 8, 8))
+    arm = study.resolve(study.checked_arm({"method": "drp"}))
+    net = loop.Run(torch.rand(3, 64), A, arm, 0, {}, arm["stop"], 5).method.net
+    assert sum(p.numel() for p in net.parameters() if p.requires_grad) == 656
+    assert sum(p.numel() for p in net.parameters()) == 82979
+
+
+def test_drp_total_variation_and_loss_are_their_formulas(problem):
+    method = run_of(problem, "drp", params={"lam": 0.7}).method
+    image = torch.tensor([[[[1.0, 3.0, 2.0], [0.0, 5.0, 5.0]]]])
+    assert float(method.total_variation(image)) == pytest.approx((2 + 1 + 5 + 0 + 1 + 2 + 3) / 6)
+    with torch.no_grad():
+        loss, x = method.loss(0)
+        flat = (method.z - method.z.mean((2, 3), keepdim=True)) / (method.z.var((2, 3), keepdim=True, correction=0) + 1e-5).sqrt()
+        assert torch.allclose(method.as_image(method.net(flat)), x, atol=1e-4), "z is normalised before it enters"
+        real = torch.view_as_real(x[0]).double()
+        steps = sum(float(real.diff(dim=axis).abs().sum()) for axis in (0, 1)) / real.numel()
+        rms = float((method.A(x) - method.y).abs().square().mean().sqrt())
+    assert float(loss) == pytest.approx(rms + 0.7 * steps, rel=1e-4) and 0.7 * steps > 0.01 * rms
+
+
+def test_drp_weight_flattens_the_image():
+    A, y, _ = impulses(24)
+    total = {}
+    for lam in (0.0, 0.45):
+        run = run_of((A, y), "drp", 60, params={"lam": lam})
+        for _ in range(60):
+            run.step()
+        total[lam] = float(run.method.total_variation(run.last[None]))
+    assert total[0.45] < 0.5 * total[0.0]
