@@ -140,3 +140,57 @@ def test_drp_weight_flattens_the_image():
             run.step()
         total[lam] = float(run.method.total_variation(run.last[None]))
     assert total[0.45] < 0.5 * total[0.0]
+
+
+# sgld
+
+
+def moves(run):
+    """What one step added to every weight, and the gradients of that step."""
+    before = {n: p.detach().clone() for n, p in run.method.net.named_parameters()}
+    run.step()
+    return {n: p.detach() - before[n] for n, p in run.method.net.named_parameters()}, run.method.net
+
+
+def test_sgld_langevin_step_is_its_equation(problem):
+    """θ − ε/2 ∇U + N(0, ε), with the U of a Gaussian likelihood and prior, differentiated here."""
+    sigma, lr, decay = 0.01, 0.05, 0.2
+    params = {"update": "langevin", "lr": lr, "sigma": sigma, "weight_decay": decay, "input_noise": 0.0}
+    run = run_of(problem, "sgld", params=params)
+    method, n = run.method, run.method.y.numel()
+    epsilon, weights = 4 * sigma**2 * lr / n, list(method.net.parameters())
+    U = (method.A(method.as_image(method.net(method.z))) - method.y).abs().square().sum() / (2 * sigma**2)
+    U = U + n * decay / (4 * sigma**2) * sum(p.square().sum() for p in weights)
+    drift = [-epsilon / 2 * g for g in torch.autograd.grad(U, weights)]
+    added, _ = moves(run)
+    noise = torch.cat([(a - d).flatten() for a, d in zip(added.values(), drift, strict=True)])
+    assert float(noise.var()) == pytest.approx(epsilon, rel=0.1) and abs(float(noise.mean())) < 0.1 * epsilon**0.5
+    assert float(torch.cat([d.flatten() for d in drift]).std()) > 2 * epsilon**0.5, "a wrong drift would be seen"
+
+
+def test_sgld_adam_noise_is_the_rate_times_two_on_convolutions_alone(problem):
+    quiet, noisy = (run_of(problem, "sgld", params={"noise": noise}) for noise in (0.0, 2.0))
+    without, _ = moves(quiet)
+    added, net = moves(noisy)
+    noise = {n: added[n] - without[n] for n in added}
+    four = {n for n, p in net.named_parameters() if p.ndim == 4}
+    assert all(float(noise[n].abs().max()) == 0 for n in noise if n not in four)
+    drawn = torch.cat([noise[n].flatten() for n in four])
+    assert float(drawn.var()) == pytest.approx((2 * 0.01) ** 2, rel=0.1) and abs(float(drawn.mean())) < 2e-3
+    assert not torch.equal(*(noise[n].flatten()[:9] for n in sorted(four)[:2]))
+
+
+def test_sgld_shows_the_mean_of_the_samples_after_burn_in(problem):
+    run, samples = run_of(problem, "sgld", 12, params={"burn_in": 0.5, "thin": 2}), []
+    for k in range(12):
+        run.step()
+        if k >= 6 and k % 2 == 0:
+            samples.append(run.method.current.clone())
+        want = torch.stack(samples).mean(0) if samples else run.method.current
+        assert torch.allclose(run.last, want, atol=1e-6), k
+    assert len(samples) == 3 and (samples[0] - samples[2]).abs().max() > 0.01
+
+
+def test_sgld_takes_no_average_on_top():
+    said = "arms.dip.average: found 0.9, allowed: 0: the method has its own mean, over samples after burn-in; leave it out"
+    assert problems("arms: {dip: {method: sgld, average: 0.9}}") == [said]
