@@ -303,19 +303,18 @@ def result_of(run, before):
 def set_up(device, threads):
     """Same device and threads -> same bits."""
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True, warn_only=device != "cpu")
+    torch.set_deterministic_debug_mode("error" if device == "cpu" else "warn")  # use_deterministic_algorithms imports a compiler
     torch.backends.cudnn.benchmark = False
 
 
 @contextlib.contextmanager
 def borrowed(device, threads):
     """:func:`set_up` for a while; torch's settings are then again what they were."""
-    found = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
-    warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    found = torch.get_num_threads(), torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark
     try:
         set_up(device, threads)
         yield
     finally:
         torch.set_num_threads(found[0])
-        torch.use_deterministic_algorithms(found[1], warn_only=warned)
+        torch.set_deterministic_debug_mode(found[1])
         torch.backends.cudnn.benchmark = found[2]

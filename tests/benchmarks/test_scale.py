@@ -17,5 +17,6 @@ def test_the_largest_study_is_what_the_page_says():
 def test_verdicts_follow_the_figures():
     rows = [("128,000", 1, "128,000", "181.0", "1", "3999")]
     text = "\n".join(scale.page(rows, 2.0, 2.5, [(1, "yes", "2", "3", "1", "0")]))
-    assert "180 s: does not hold; at most 4000 MB: holds" in text and "At most 6 s: does not hold" in text
-    assert "At most 6 s: holds" in "\n".join(scale.page(rows, 1.0, 2.5, []))
+    assert "180 s: does not hold; at most 4000 MB: holds" in text
+    assert "Both at most 6 s: holds; a Slurm job: does not hold" in text
+    assert "Both at most 6 s: does not hold; a" in "\n".join(scale.page(rows, 3.0, 3.5, []))

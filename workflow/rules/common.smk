@@ -56,6 +56,11 @@ def own_files(wildcards):
     return PLAN.given_files(wildcards.dataset, wildcards.volume, wildcards.acq)
 
 
+def all_scores(_):
+    """As a function, so that a job's own Snakemake does not read thousands of names that it has no use for."""
+    return PLAN.scores
+
+
 def chosen_slices(wildcards):
     return PLAN.slices(wildcards.dataset, wildcards.volume)
 

@@ -27,7 +27,7 @@ rule score:
 
 rule tables:
     input:
-        scores=PLAN.scores,
+        scores=all_scores,
     output:
         metrics=report(f"{ROOT}/metrics.csv", caption="../report/metrics.rst", category="Tables"),
         failures=f"{ROOT}/failures.csv",

@@ -3,7 +3,7 @@
 
 rule panels:
     input:
-        scores=PLAN.scores,
+        scores=all_scores,
     output:
         [
             report(
@@ -31,7 +31,7 @@ rule panels:
 
 rule curves:
     input:
-        scores=PLAN.scores,
+        scores=all_scores,
     output:
         [
             report(
@@ -59,7 +59,7 @@ rule curves:
 
 rule volumes:
     input:
-        scores=PLAN.scores,
+        scores=all_scores,
     output:
         directory(f"{ROOT}/volumes"),
     log:
