@@ -35,9 +35,12 @@ def fit(problem, arm, seed=0, keeper=None):
     return loop.fit(y, A, arm, seed, inputs(arm["method"], problem), keeper, say=lambda line: None)
 
 
+SHORT = {"imp": {"rounds": 2}}  # what takes several trainings: so many that each has some of 40 steps
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_finite_falling_deterministic(problem, method):
-    arm = small_arm(method)
+    arm = small_arm(method, params=SHORT.get(method, {}))
     first, second = fit(problem, arm), fit(problem, arm)
     assert (first.image == second.image).all(), "two runs, same bits"
     losses = [loss for _, loss in first.losses]

@@ -13,6 +13,8 @@ tasks) are literals at the top of its file. They are read from the syntax tree, 
     TASKS       modalities, or tasks of photographs, that a method can solve; absent: all
     INPUTS      inputs that a method must be given in the study, e.g. ("prior",)
     MODELS      inputs that it may be given, each a TorchScript file, e.g. ("denoiser",)
+    ARTEFACTS   what a method makes besides the image, kept in its result, e.g. ("mask",)
+    REUSES      inputs that it may be given, each an artefact of that name of another result
     NOT_FOR     stop rules: methods about which the rule says little; WATCHABLE = False: it cannot merely watch
     DATA_TERMS  operators: what they offer; methods: what they fit; absent: least_squares, with a network any that there is
     AMBIGUOUS   operators: True where a measurement leaves open where an image lies; ``aligned(view, truth)`` then serves scores
@@ -43,7 +45,7 @@ FOLDERS = {
 ENGINE = 2  # raise by hand when loop.py, resume.py or store.py change results; a test on fixed bits watches over it
 SHARED = {  # files in a plug-in folder that are no plug-ins
     "__init__", "base", "denoisers", "dicom_file", "dicom_series", "filters", "hdf5", "joint", "matrix", "penalties",
-    "personal", "sampled",
+    "personal", "sampled", "subnetwork",
 }  # fmt: skip
 
 

@@ -29,6 +29,7 @@ from dipline.methods.base import Method, Stage
 
 CLASS = "re-parameterised"
 CITE = ("you2020",)
+ARTEFACTS = ("corruption",)
 NETWORK = {"skip": {}}
 ITERATIONS = 150000
 PARAMETERS = {
