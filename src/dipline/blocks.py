@@ -62,6 +62,11 @@ def _models(arm):
     return registry.get("methods", arm["method"]).get("MODELS", ())
 
 
+def _reused(arm):
+    """Names of its inputs that are artefacts of other results."""
+    return registry.get("methods", arm["method"]).get("REUSES", ())
+
+
 def _complete(arm, given):
     """StudyError where the method needs an input that is not given."""
     lacking = [n for n in registry.get("methods", arm["method"]).get("INPUTS", ()) if n not in given]
@@ -144,12 +149,14 @@ def _fit(measurement, head, indices, arm, seed, device, given, keeper, say, befo
 
     ``before``: where a neighbour's networks are kept, of a chain.
     """
+    files = {name: g["file"] for name, g in given.items()}
     try:
         if head["status"] != "done":
             raise Diverged(f"no measurement: {head['reason']}")
         build = registry.get("physics", head["physics"]).load().build
         operators, parts = zip(*(build(store.arrays(measurement, i), device=device) for i in indices), strict=True)
         models = {name: _model(given[name]["file"], device) for name in given if name in _models(arm)}
+        models |= {name: _artefact(name, g, indices[0]) for name, g in given.items() if name in _reused(arm)}
         given = {name: g for name, g in given.items() if name not in models}
         images = [{name: _input(g, i, A) for name, g in given.items()} for i, A in zip(indices, operators, strict=True)]
         if arm.get("mode") == "joint":
@@ -167,8 +174,9 @@ def _fit(measurement, head, indices, arm, seed, device, given, keeper, say, befo
     except (Diverged, store.Absent, ValueError, torch.linalg.LinAlgError) as error:
         if not isinstance(error, Diverged | store.Absent):  # it may be a fault of the program
             say(traceback.format_exc().rstrip())
-        say(f"slice {', '.join(map(str, indices))} failed: {error}")
-        return {i: {"status": "failed", "reason": str(error)} for i in indices}, {i: {} for i in indices}
+        reason = f"{_blamed(error, files)}{error}"
+        say(f"slice {', '.join(map(str, indices))} failed: {reason}")
+        return {i: {"status": "failed", "reason": reason} for i in indices}, {i: {} for i in indices}
     found, shots, share = {}, {}, len(result.image) // len(indices)
     for n, (index, A, y) in enumerate(zip(indices, operators, parts, strict=True)):
         own = slice(n * share, (n + 1) * share)
@@ -213,6 +221,23 @@ def _input(given, index, A):
         raise ValueError(f"{given['file']}: an image of {tuple(image.shape[-2:])}, needed: {needed}")
     _same_kind(given["file"], image, A, real_will_do=given["kind"] == "file")
     return image.reshape(-1, *image.shape[-2:])[: A.domain[0]].to(A.dtype)
+
+
+def _artefact(name, given, index):
+    """What another reconstruction left besides its image, e.g. a mask of its network."""
+    index = index if given["slice"] == "same" else given["slice"]
+    store.checked(given["file"], store.attributes(given["file"]), "recon")
+    content = store.read(given["file"], index)[1][index]
+    if content["status"] != "done":
+        raise Diverged(f"{given['file']}: {content['reason']}")
+    if f"artefact_{name}" not in content:
+        raise ValueError(f"{given['file']}: slice {index} holds no {name}; name a result of a method that makes one")
+    return torch.from_numpy(content[f"artefact_{name}"])
+
+
+def _blamed(error, files):
+    """The file of the input that a method finds fault with, to stand ahead of what it says."""
+    return next((f"{file}: " for name, file in files.items() if str(error).startswith(f"inputs.{name}: ")), "")
 
 
 def _model(file, device):

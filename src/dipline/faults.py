@@ -401,13 +401,17 @@ def _arm_problems(study, name, arm, acqs):
             yield f"data_term: {words}; narrow the arm with `datasets:`"
     if not arm.datasets and known and not any(study.solves(name, d) for d in known):
         yield f"method: {arm.method} solves {tasks}, and no dataset is of that kind; leave the arm out"
+    reuses = method.get("REUSES", ())
     for needed in takes:
         if needed not in arm.inputs:
             example = f"inputs: {{{needed}: {{dataset: t1, volume: same, slice: same}}}}"
             yield f"inputs.{needed}: missing; {arm.method} needs it, e.g. {example}"
     for key, given in arm.inputs.items():
-        if key not in (*takes, *models):
-            yield f"inputs.{key}: {arm.method} takes no such input (allowed: {', '.join((*takes, *models)) or 'none'})"
+        if key not in (allowed := (*takes, *models, *reuses)):
+            yield f"inputs.{key}: {arm.method} takes no such input (allowed: {', '.join(allowed) or 'none'})"
+        if key in reuses:
+            yield from (f"inputs.{key}{p}" for p in _artefact_problems(study, name, key, given))
+            continue
         yield from (f"inputs.{key}{p}" for p in (_model_problems(given) if key in models else _input_problems(study, name, given)))
 
 
@@ -475,6 +479,7 @@ def _refused(arm, block, about, dataset="", acq=""):
     except (registry.UnknownPlugin, ValueError):
         return []  # told elsewhere
     params = {f"params.{key}": value for key, value in resolved["params"].items()}
+    params |= {f"stop.{rule}.{key}": value for rule, options in resolved["stop"].items() for key, value in options.items()}
     context = about | resolved | params
     used = [("method", "methods", resolved["method"])]
     used += [("stop", "stopping", name) for name in resolved["stop"]]
@@ -509,6 +514,82 @@ def _model_problems(given):
     if not sound:
         advice = 'write one with torch.jit.script(model).save("denoiser.pt")'
         yield f'.file: "{given.file}" is no such model, allowed: a TorchScript file; {advice}'
+
+
+def _artefact_problems(study, name, key, given):
+    """What is wrong with an artefact of another result, such as a mask: it is made for one network, and for the start that a seed draws."""
+    sources = [s for s in ("dataset", "arm", "file") if getattr(given, s) is not None]
+    if sources == ["file"]:
+        missing = [f".file: {p}" for p in _path_problems(given.file)]
+        yield from missing or _result_problems(study, name, key, given)
+        return
+    if "arm" not in sources or "file" in sources:
+        yield f": found {' and '.join(sources) or 'nothing'}, allowed: an arm (with or without its dataset), or the file of a result"
+        return
+    found = list(_input_problems(study, name, given))
+    yield from found
+    if found or study.arms[given.arm].method not in registry.plugins("methods"):
+        return
+    source = study.arms[given.arm]
+    if key not in registry.get("methods", source.method).get("ARTEFACTS", ()):
+        yield f".arm: {given.arm} ({source.method}) makes no {key}, allowed: an arm with method {_makers(key)}"
+        return
+    seeds = study.arm_seeds(given.arm)
+    if lost := [s for s in study.arm_seeds(name) if s not in seeds]:
+        wanted = f"{_shown(study.arm_seeds(name))}, the seeds of {name}"
+        yield f".arm: {given.arm} has no seed {lost[0]}, allowed: {wanted}: a {key} is for the start that its seed draws"
+    with suppress(registry.UnknownPlugin, ValueError):  # told elsewhere
+        for d in (d for d in study.datasets if study.solves(name, d)):
+            for acq in study.datasets[d].acquisitions:
+                at = given.dataset or d
+                theirs = study.resolved(given.arm, given.acq or (acq if at == d else next(iter(study.datasets[at].acquisitions))))
+                if fault := _other_network(theirs, study.resolved(name, acq)):
+                    yield f".arm: {given.arm} has {fault}, as {name} has: a {key} is made for one network"
+                    return
+
+
+def _makers(artefact):
+    return ", ".join(name for name, plugin in registry.plugins("methods").items() if artefact in plugin.get("ARTEFACTS", ()))
+
+
+def _other_network(found, wanted):
+    """Where the network of one resolved arm is another than that of the second: the first difference, or nothing."""
+
+    def about(arm):
+        ((network, options),) = (arm["network"] or {"none": {}}).items()
+        drawn = arm["params"].get("input") in ("uniform", "normal")
+        channels = drawn and arm["params"].get("input_channels") or "as many as the image"
+        return {"network": network, **options, "input_channels": channels, "block mode": arm.get("mode", "serial")}
+
+    theirs, own = about(found), about(wanted)
+    return next((f"{k} {_shown(theirs[k])}, allowed: {_shown(v)}" for k, v in own.items() if theirs.get(k) != v), "")
+
+
+def _result_problems(study, name, key, given):
+    """What is wrong with a result file as the source of an artefact, as far as the file tells."""
+    from dipline import store
+
+    try:
+        with store.opened(local(given.file)) as f:
+            head = store.checked(given.file, store.decoded(f), "recon")
+            held = [int(n) for n, group in f["slices"].items() if f"artefact_{key}" in group]
+    except (store.Corrupt, KeyError):
+        yield f'.file: "{given.file}" is no result, allowed: a file of recon/ that an arm with method {_makers(key)} wrote'
+        return
+    if not held:
+        yield f'.file: "{given.file}" holds no {key}, allowed: the result of an arm with method {_makers(key)}'
+        return
+    if given.slice not in held:
+        yield f'.slice: found {given.slice}, allowed: {", ".join(map(str, held))}, of which "{given.file}" holds a {key}'
+    if lost := [s for s in study.arm_seeds(name) if s != head["seed"]]:
+        advice = f"give the arm seeds: [{head['seed']}], or one arm for each seed"
+        yield f'.file: "{given.file}" is of seed {head["seed"]}, but {name} runs with seed {lost[0]}; {advice}'
+    made = head["provenance"]["spec"]["arm"]
+    with suppress(registry.UnknownPlugin, ValueError):
+        for acq in (a for d in study.datasets if study.solves(name, d) for a in study.datasets[d].acquisitions):
+            if fault := _other_network(made, study.resolved(name, acq)):
+                yield f'.file: "{given.file}" was made with {fault}, as {name} has: a {key} is made for one network'
+                return
 
 
 def _input_problems(study, name, given):

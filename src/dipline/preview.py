@@ -157,6 +157,7 @@ def _of_method(plugin):
     tasks, papers = (", ".join(plugin.get(key, ())) for key in ("TASKS", "CITE"))
     needs = [f"needs inputs: {name}" for name in plugin.get("INPUTS", ())]
     needs += [f"takes inputs: {name} (TorchScript)" for name in plugin.get("MODELS", ())]
+    needs += [f"takes inputs: {name} (of another result)" for name in plugin.get("REUSES", ())]
     parameters = ", ".join(f"{k} {' | '.join(v) if isinstance(v, tuple) else v}" for k, v in plugin.parameters.items())
     head = "; ".join([plugin.get("CLASS"), tasks or "all tasks", *filter(None, [papers]), *needs])
     about = [f"{plugin.name:<15}  {head}", f"  {plugin.summary}", *([f"  {parameters}"] if parameters else [])]

@@ -6,8 +6,9 @@ tasks) are literals at the top of its file. They are read from the syntax tree, 
     PARAMETERS  {"lr": 3e-4, "input": ("uniform", "zero_filled")}; a tuple: the allowed values, the first is the default
     BOUNDS      {"lr": "> 0", "fraction": "> 0, < 1"}, of a number or of the items of a list; without: not negative, and a
                 whole number not 0 either, where the default is so
-    REFUSES     [({"precondition": "> 0", "modality": "ct"}, "0: …")]: settings that do not go together, of an arm, its
-                acquisition (``views`` are those that an arm sees) and the modality, with what is allowed of the first
+    REFUSES     [({"precondition": "> 0", "modality": "ct"}, "0: …")]: settings that do not go together, of an arm, its stop
+                rule (``stop.holdout.refit``), its acquisition (``views`` are those that an arm sees) and the modality, with what
+                is allowed of the first
     EQUAL       lists of one length, e.g. ("widths", "skip_widths")
     CLASS       methods: regularised | early stopping | re-parameterised | pre-trained | classical
     TASKS       modalities, or tasks of photographs, that a method can solve; absent: all

@@ -22,7 +22,8 @@ class Problem:
         network: ``network(in_channels, out_channels)`` makes the arm's network; a second call makes an independent one.
         rng: ``rng(purpose)`` makes a generator on the device, seeded by (seed, purpose) alone.
         iterations: optimiser steps that the study asks for.
-        inputs: what the method declares in INPUTS, e.g. ``prior`` (parts, H, W) in the same units as x0; of MODELS what is given.
+        inputs: what the method declares in INPUTS, e.g. ``prior`` (parts, H, W) in the same units as x0; of MODELS and REUSES
+            what is given.
     """
 
     y: torch.Tensor
@@ -78,7 +79,7 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def artefacts(self):
-        """Tensors kept for other jobs (masks, weights) by name."""
+        """Tensors kept for other jobs (masks, weights) by name: those of ARTEFACTS."""
         return {}
 
     def step(self, k, optimiser, clip):
