@@ -162,7 +162,7 @@ MAY = {  # module: what it may import of ours; plug-ins are loaded through the r
     "measure_mri": {"acquire.masks", "acquire.noise", "calibrate.espirit", "readers.cfl", "store"},
     "measure_image": {"acquire.degrade", "acquire.noise"},
     "measure_ct": {"acquire.noise", "acquire.views", "hounsfield"},
-    "loop": {"registry", "methods.base", "stopping.base"},
+    "loop": {"registry", "methods.base", "methods.penalties", "stopping.base"},
     "resume": {"lease", "store", "loop"},
     "blocks": {"loop", "physics.joint", "registry", "resume", "store", "study"},
     "score": {"metrics", "registry", "store"},

@@ -24,6 +24,7 @@ from dipline.study import (
     Input,
     Listed,
     Maps,
+    Penalty,
     Study,
     local,
     named,
@@ -158,7 +159,7 @@ def _follows(problem, keys, config, study):
 BELOW = {
     Study: {"datasets": Dataset, "arms": Arm, "block": Block},
     Dataset: {"maps": Maps},
-    Arm: {"inputs": Input, "block": Block},
+    Arm: {"inputs": Input, "block": Block, "penalty": Penalty},
 }
 FORMS = {  # keys that may be written in several ways
     (Dataset, "volumes"): "all | [patient_001, patient_002] | {first: 20} | {list: file.txt}",
@@ -198,7 +199,7 @@ def _place(where, model):
             return where[: i + 1], FORMS[model, where[i]], model
         if where[i] not in BELOW.get(model, {}):
             break
-        i, model = i + (1 if where[i] in ("block", "maps") else 2), BELOW[model][where[i]]
+        i, model = i + (1 if where[i] in ("block", "maps", "penalty") else 2), BELOW[model][where[i]]
     return where, None, model
 
 
@@ -429,6 +430,8 @@ def _variant_problems(arm, method, over=None):
             yield f"params.{key}: {fault}"
     if arm.network is not None and not method.get("NETWORK"):
         yield f"network: {arm.method} has no network; leave it out"
+    if any(arm.penalty.model_dump().values()) and not method.get("NETWORK"):
+        yield f"penalty: is for methods with a network, which {arm.method} has not; leave it out"
     choices = [("network", "networks", arm.network)] if arm.network is not None and method.get("NETWORK") else []
     choices += [("stop", "stopping", arm.stop), *((f"watch[{i}]", "stopping", w) for i, w in enumerate(arm.watch))]
     iterations = arm.iterations or method.get("ITERATIONS", 1000)
@@ -463,7 +466,7 @@ def _refusals(study, name, arm):
                 about = acquisitions.facts(acquired) | {"modality": study.modality(d), "physics": acquired.physics, "mode": "serial"}
                 for key, fault in _refused(Arm(**variant(arm, over)), study.block, about, f" on dataset {d}", f" at {acq}"):
                     first, _, option = key.partition(".")
-                    own = first in over and (not option or first != "params" or option in over["params"])
+                    own = first in over and (not option or first not in ("params", "penalty") or option in over[first])
                     yield f"{f'per_acquisition.{acq}.' * own}{key}: {fault}"
 
 
@@ -478,7 +481,7 @@ def _refused(arm, block, about, dataset="", acq=""):
         resolved = resolve(arm, block=block)
     except (registry.UnknownPlugin, ValueError):
         return []  # told elsewhere
-    params = {f"params.{key}": value for key, value in resolved["params"].items()}
+    params = {f"{of}.{key}": value for of in ("params", "penalty") for key, value in resolved.get(of, {}).items()}
     params |= {f"stop.{rule}.{key}": value for rule, options in resolved["stop"].items() for key, value in options.items()}
     context = about | resolved | params
     used = [("method", "methods", resolved["method"])]

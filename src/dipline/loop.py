@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from dipline import registry
+from dipline.methods import penalties
 from dipline.methods.base import Method, Problem
 
 LOG_SECONDS = 20.0
@@ -92,7 +93,7 @@ class Run:
             A, y = A.preconditioned(y, arm["precondition"])
         A, y = A.data_term(arm.get("data_term", "least_squares"), y / self.scale, self.scale)
         inputs = {name: self._in_scale(A, value.to(self.device)) for name, value in inputs.items()}
-        problem = Problem(y, A, x0 / self.scale, self.network, self.rng, iterations, inputs)
+        problem = Problem(y, A, x0 / self.scale, self.network, self.rng, iterations, inputs, penalties.of(arm.get("penalty")))
         self.A = A
         self.method = plugin_class("methods", arm["method"], Method)(problem, **arm["params"]).to(self.device)
         self.stages = self.method.stages()

@@ -273,6 +273,13 @@ class Block(Model):
     warm: Annotated[float, Field(gt=0, le=1)] = Field(0.5, description="chain: iterations of the following slices, as a share")
 
 
+class Penalty(Model):
+    """What is added to the loss of a method with a network, by weight: total variation of the image in the scaled data's units."""
+
+    tv: Annotated[float, Field(ge=0)] = Field(0.0, description="anisotropic, of real and imaginary parts apart")
+    tv_isotropic: Annotated[float, Field(ge=0)] = Field(0.0, description="of the modulus of complex images")
+
+
 Choice = str | dict[str, dict[str, Any] | None]
 
 
@@ -289,6 +296,7 @@ class Arm(Model):
     precondition: Annotated[float, Field(ge=0)] = Field(
         0.0, description="evens out the convergence of centre and periphery; 0: off, smaller is stronger"
     )
+    penalty: Penalty = Penalty()
     inputs: dict[str, Input] = {}
     data_term: Literal["least_squares", "weighted", "poisson"] = Field(
         "least_squares", description="CT: weighted by the counts of every ray, or the likelihood of the counts themselves"
@@ -355,13 +363,15 @@ def resolve(arm, snapshots=60, read_every=20, block=None):
     """An :class:`Arm` with every default filled in: what ``loop.fit`` takes, and what a job's identity holds.
 
     ``block``: the study's, where the arm has none of its own. Its mode is for networks alone, and in a job's identity only where
-    slices depend on each other.
+    slices depend on each other; so are penalties, where there are any.
     """
     method = registry.get("methods", arm.method)
     network = arm.network if arm.network is not None else method.get("NETWORK")
     block, found = arm.block or block, {}
     if block and block.mode != "serial" and method.get("NETWORK"):
         found = {"mode": block.mode} | ({"warm": block.warm} if block.mode == "chain" else {})
+    if penalty := {name: weight for name, weight in arm.penalty.model_dump().items() if weight}:
+        found |= {"penalty": penalty}
     return found | {
         "method": arm.method, "params": registry.check_parameters(method, arm.params)[0],
         "network": _choice("networks", network) if method.get("NETWORK") else None,
@@ -410,7 +420,8 @@ def merged(base, over):
     return out
 
 
-VARIES = ("params", "network", "stop", "watch", "iterations", "average", "precondition", "data_term")  # may differ by acquisition
+# what may differ by acquisition
+VARIES = ("params", "network", "stop", "watch", "iterations", "average", "precondition", "penalty", "data_term")
 
 
 def variant(arm, over):

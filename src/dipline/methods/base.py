@@ -24,6 +24,7 @@ class Problem:
         iterations: optimiser steps that the study asks for.
         inputs: what the method declares in INPUTS, e.g. ``prior`` (parts, H, W) in the same units as x0; of MODELS and REUSES
             what is given.
+        penalty: what the arm adds to the loss, a function of the image (``penalties.of``), or None.
     """
 
     y: torch.Tensor
@@ -33,6 +34,7 @@ class Problem:
     rng: Callable
     iterations: int
     inputs: dict = field(default_factory=dict)
+    penalty: Callable | None = None
 
 
 @dataclass
@@ -68,7 +70,8 @@ class Method(nn.Module):
         """Called at the start of a stage: threshold a mask, freeze, re-initialise."""
 
     def loss(self, k):
-        """(loss, image estimate (parts, H, W) or None) at step k; the same graph for every k."""
+        """(loss, image estimate (parts, H, W) or None) at step k; the same graph for every k. The arm's penalty is added to it, where
+        there is an estimate: one that is detached from the weights needs a refusal of penalties in REFUSES."""
         raise NotImplementedError
 
     def after(self, k):
@@ -86,6 +89,8 @@ class Method(nn.Module):
         """One optimiser step. Returns (loss, estimate), detached. Classical solvers override this alone."""
         optimiser.zero_grad(set_to_none=True)
         loss, estimate = self.loss(k)
+        if self.problem.penalty and estimate is not None:
+            loss = loss + self.problem.penalty(estimate)
         loss.backward()
         if clip:
             nn.utils.clip_grad_norm_([p for g in optimiser.param_groups for p in g["params"]], clip)

@@ -32,6 +32,10 @@ PARAMETERS = {
     "input_scale": 0.1,
 }
 BOUNDS = {"lr": "> 0", "input_scale": "> 0"}
+REFUSES = [
+    ({"penalty.tv": "> 0"}, "0: params: {lam: …} is drp's own weight of the total variation; leave it out"),
+    ({"penalty.tv_isotropic": "> 0"}, "0: params: {lam: …} is drp's own weight of a total variation; leave it out"),
+]
 
 
 class DeepRandomProjector(Method):

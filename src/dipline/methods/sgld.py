@@ -40,7 +40,11 @@ PARAMETERS = {
     "input_noise": 0.0333,
 }
 BOUNDS = {"lr": "> 0", "sigma": "> 0", "burn_in": ">= 0, < 1", "input_scale": "> 0"}
-REFUSES = [({"average": "> 0"}, "0: the method has its own mean, over samples after burn-in; leave it out")]
+REFUSES = [
+    ({"average": "> 0"}, "0: the method has its own mean, over samples after burn-in; leave it out"),
+    ({"penalty.tv": "> 0"}, "0: the posterior that is sampled has no such prior; leave it out"),
+    ({"penalty.tv_isotropic": "> 0"}, "0: the posterior that is sampled has no such prior; leave it out"),
+]
 
 
 class Langevin(Method):
