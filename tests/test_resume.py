@@ -31,11 +31,14 @@ def fit(arm, keeper=None, seed=0):
 
 WMV = {"window": 7, "patience": 20}
 HOLDOUT = {"smooth": 3, "min_iterations": 3, "patience": 9, "refit": True}
+SV_ES = {"window": 6, "patience": 30, "batch": 3, "widths": [4, 4]}
 ARMS = [
     *(pytest.param({"method": m}, id=m) for m in METHODS if registry.get("methods", m).get("ITERATIONS") != 1),
     pytest.param({"method": "vanilla", "average": 0.9, "params": {"input_noise": 0.05}}, id="noise and average"),
     pytest.param({"method": "vanilla", "stop": {"wmv": WMV}, "watch": [{"emv": {"min_iterations": 3}}]}, id="wmv"),
     pytest.param({"method": "vanilla", "stop": {"holdout": HOLDOUT}}, id="refit"),
+    pytest.param({"method": "vanilla", "stop": {"sv_es": SV_ES}, "watch": [{"discrepancy": {"sigma": 0.02}}]}, id="sv_es"),
+    pytest.param({"method": "vanilla", "stop": {"discrepancy": {"sigma": 0.02, "tau": 8.0}}, "penalty": {"tv": 0.01}}, id="discrepancy"),
     pytest.param({"method": "vanilla", "stop": "min_loss", "precondition": 0.02}, id="min_loss"),
 ]
 

@@ -10,6 +10,7 @@ from dipline.acquire import views
 from dipline.loop import plugin_class
 from dipline.methods.base import Stage
 from dipline.physics import ct, sense
+from dipline.physics.base import Operator
 from dipline.stopping.base import Rule
 
 
@@ -17,6 +18,15 @@ def make(name, iterations=500, **params):
     values, problems = registry.check_parameters(registry.get("stopping", name), params)
     assert not problems
     return plugin_class("stopping", name, Rule)(iterations, **values)
+
+
+class Same(Operator):
+    """A x = x, with noise of deviation 1."""
+
+    noise = (1.0, 0.0)
+
+    def __call__(self, x):
+        return x
 
 
 def walk(n, shape=(1, 6, 5), seed=0, complex_=True):
@@ -207,7 +217,8 @@ def test_rules_need_no_host_synchronisation(monkeypatch):
         monkeypatch.setattr(torch.Tensor, name, lambda *a, name=name: pytest.fail(f"reads a tensor through {name}"))
     images = walk(30)
     for name in registry.plugins("stopping"):
-        rule = make(name, **({"window": 5, "patience": 9} if name == "wmv" else {}))
+        rule = make(name, **({"window": 5, "patience": 9} if name in ("wmv", "sv_es") else {}))
+        rule.measured(Same(), images[0], 1.0)
         rule.start(images[0], images[0])
         for k, x in enumerate(images):
             rule.update(k, x, x, torch.tensor(1.0), torch.tensor(1.0))

@@ -484,18 +484,20 @@ def _refused(arm, block, about, dataset="", acq=""):
     params = {f"{of}.{key}": value for of in ("params", "penalty") for key, value in resolved.get(of, {}).items()}
     params |= {f"stop.{rule}.{key}": value for rule, options in resolved["stop"].items() for key, value in options.items()}
     context = about | resolved | params
-    used = [("method", "methods", resolved["method"])]
-    used += [("stop", "stopping", name) for name in resolved["stop"]]
-    used += [(f"watch[{i}]", "stopping", name) for i, rule in enumerate(resolved["watch"]) for name in rule]
-    used += [("network", "networks", name) for name in resolved["network"] or {}]
-    used += [("method", "physics", about["physics"])] if "physics" in about else []
+    used = [("method", "methods", resolved["method"], {})]
+    used += [("stop", "stopping", *rule) for rule in resolved["stop"].items()]
+    used += [(f"watch[{i}]", "stopping", *item) for i, rule in enumerate(resolved["watch"]) for item in rule.items()]
+    used += [("network", "networks", *net) for net in (resolved["network"] or {}).items()]
+    used += [("method", "physics", about["physics"], {})] if "physics" in about else []
     found = []
-    for place, kind, name in used:
-        for keys, allowed in registry.refusals(registry.get(kind, name), context):
-            key, foreign = keys[0], set(keys) - resolved.keys() - params.keys()
+    for place, kind, name, options in used:
+        own = {f"option.{key}": value for key, value in options.items()}
+        for keys, allowed in registry.refusals(registry.get(kind, name), context | own):
+            key, foreign = keys[0], set(keys) - resolved.keys() - params.keys() - own.keys()
             where = dataset * bool(foreign or kind == "physics") + acq * bool(foreign - {"modality"})
-            value = name if key in foreign else _shown(context[key])
-            found.append((place if key in foreign else key, f"found {value}, allowed{where}: {allowed}"))
+            value = name if key in foreign else _shown((context | own)[key])
+            key = place if key in foreign else key.replace("option", f"{place}.{name}") if key in own else key
+            found.append((key, f"found {value}, allowed{where}: {allowed}"))
     return found
 
 

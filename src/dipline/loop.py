@@ -89,6 +89,8 @@ class Run:
             A, y = A.restrict(keep), A.select(y, keep)
         x0 = A.init(y)
         self.scale, self.view_scale = A.scale_of(x0), A.view_scale(x0)
+        for rule in (self.rule, *self.watched.values()):
+            rule.measured(A, y, self.scale)
         if arm["precondition"]:
             A, y = A.preconditioned(y, arm["precondition"])
         A, y = A.data_term(arm.get("data_term", "least_squares"), y / self.scale, self.scale)

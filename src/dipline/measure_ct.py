@@ -43,6 +43,8 @@ def measured(scan, file, volume, spec):
             rng = np.random.default_rng(noise.seed_of(volume, a, f"noise {s}"))
             rays["sinogram"], rays["counts"] = views.noisy(rays["sinogram"], a["photons"], a["electronic_noise"], rng)
         content[s] = {name: array[~kept_views] for name, array in rays.items()}
+        if a["electronic_noise"]:
+            content[s]["noise"] = np.array([a["electronic_noise"], 0.0])
         if kept_views.any():
             kept[s] = {name: array[kept_views] for name, array in rays.items()}
     warnings = ["projected with the operator's own grid: an inverse crime, too easy"] if a["inverse_crime"] else []

@@ -39,6 +39,8 @@ def measured(scan, file, volume, spec):
         if a["holdout"]:
             held[draw("holdout").choice(len(index), max(1, round(a["holdout"] * len(index))), replace=False)] = True
         arrays["shape"] = np.array(image.shape)
+        if (a["sigma"] or a["peak"]) and not a["impulse"] and a["task"] != "phase":  # of others it is not that of a normal distribution
+            arrays["noise"] = np.array([a["sigma"] / 255, a["peak"] or 0])
         values = values[:, index] if values.shape[1] > len(index) else values
         content[s] = arrays | {"data": values[:, ~held], "index": index[~held]}
         if a["holdout"]:

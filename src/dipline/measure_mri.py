@@ -49,7 +49,9 @@ def measured(scan, file, volume, spec):
         mask, held = masks.hold_out(mask, a["holdout"], np.random.default_rng(noise.seed_of(volume, a, "holdout")))
     content, kept = {}, {}
     for s, full in zip(scan.slices, kspace, strict=True):
+        added = {}
         if a["noise_snr"] is not None:
+            added = {"noise": np.array([noise.deviation(full, a["noise_snr"]), 0.0])}
             full = noise.add_noise(full, a["noise_snr"], np.random.default_rng(noise.seed_of(volume, a, f"noise {s}")))
         if a["coils"]:
             rows, columns = masks.centre_block(np.broadcast_to(mask, shape))
@@ -58,7 +60,7 @@ def measured(scan, file, volume, spec):
         seen = (full * mask).astype(np.complex64)
         maps, info = _maps(spec["maps"], scan, s, seen, full, mask, volume)
         warnings += [w for w in info["warnings"] if w not in warnings]
-        content[s] = {"kspace": seen, "maps": maps.astype(np.complex64), "calibration": info}
+        content[s] = {"kspace": seen, "maps": maps.astype(np.complex64), "calibration": info} | added
         if held is not None:
             kept[s] = {"kspace": (full * held).astype(np.complex64), "maps": content[s]["maps"]}
     view = np.array([min(n, m) for n, m in zip(scan.recon_shape, shape, strict=True)])

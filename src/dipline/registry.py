@@ -8,7 +8,8 @@ tasks) are literals at the top of its file. They are read from the syntax tree, 
                 whole number not 0 either, where the default is so
     REFUSES     [({"precondition": "> 0", "modality": "ct"}, "0: …")]: settings that do not go together, of an arm, its stop
                 rule (``stop.holdout.refit``), its acquisition (``views`` are those that an arm sees) and the modality, with what
-                is allowed of the first
+                is allowed of the first;
+                ``option.sigma`` is a parameter of the stop rule or network itself, ``params.lr`` one of the method
     EQUAL       lists of one length, e.g. ("widths", "skip_widths")
     CLASS       methods: regularised | early stopping | re-parameterised | pre-trained | classical
     TASKS       modalities, or tasks of photographs, that a method can solve; absent: all
@@ -197,7 +198,7 @@ def cautions(arm):
     """Sentences about a resolved arm whose stop rules say little about its method."""
     names = [name for rule in (arm["stop"], *arm["watch"]) for name in rule]
     return [
-        f"stop rule {name} says little about {arm['method']}, whose iterates do not settle and drift again"
+        f"stop rule {name} says little about {arm['method']}; its description says why"
         for name in names
         if arm["method"] in get("stopping", name).get("NOT_FOR", ())
     ]

@@ -17,13 +17,18 @@ def add_noise(kspace, snr_db, rng):
     sample. Samples that are exactly zero were not acquired and stay zero. Noise is drawn for every position: at equal P,
     a mask does not change it.
     """
+    sigma = deviation(kspace, snr_db)
+    noise = rng.standard_normal((2, *kspace.shape)) * (sigma / np.sqrt(2))
+    return (kspace + (noise[0] + 1j * noise[1]) * (kspace != 0)).astype(kspace.dtype)
+
+
+def deviation(kspace, snr_db):
+    """sigma of :func:`add_noise`."""
     acquired = kspace != 0
     if not acquired.any():
         raise ValueError("noise: k-space holds no acquired (nonzero) sample; check mask and scan")
     power = np.mean(np.abs(kspace[acquired].astype(np.complex128)) ** 2)
-    sigma = np.sqrt(power * 10 ** (-snr_db / 10))
-    noise = rng.standard_normal((2, *kspace.shape)) * (sigma / np.sqrt(2))
-    return (kspace + (noise[0] + 1j * noise[1]) * acquired).astype(kspace.dtype)
+    return np.sqrt(power * 10 ** (-snr_db / 10))
 
 
 def compression_matrix(samples, n):

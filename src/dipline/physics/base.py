@@ -15,6 +15,13 @@ import torch
 DATA_TERMS = ("least_squares",)  # what an operator's file says of its data terms where it says nothing
 
 
+def told(operator, arrays):
+    """The operator with what a measurement file tells of the noise, ``noise`` (standard deviation, photons), each 0 where there is none."""
+    if "noise" in arrays:
+        operator.noise = tuple(float(value) for value in arrays["noise"])
+    return operator
+
+
 def percentile(image):
     """The 99.9th percentile of |image|, or 1 where that is 0."""
     return float(torch.quantile(image.abs().float().flatten(), 0.999)) or 1.0
@@ -30,6 +37,8 @@ class Operator:
         support: bool (H, W), the pixels that the measurement depends on at all, or None; images are zero elsewhere.
         unit_axis: axis of ``y`` along which the units lie.
         frames: how many slices or frames of a series the image holds, one after the other.
+        length: y is the measurement in its own units divided by this number.
+        noise: (standard deviation, photons) of the measurement in its own units, or None: see :func:`told`.
     """
 
     domain: tuple[int, int, int]
@@ -39,6 +48,8 @@ class Operator:
     norm = 1.0
     support = None
     unit_axis = -1
+    length = 1.0
+    noise = None
 
     def __call__(self, x):
         """Measure the image ``x`` (parts, H, W)."""
@@ -67,6 +78,19 @@ class Operator:
     def select(self, y, keep):
         """The part of ``y`` that belongs to ``restrict(keep)``."""
         return y.index_select(self.unit_axis % y.ndim, keep.nonzero()[:, 0])
+
+    def deviations(self, y, sigma=0.0):
+        """√E|noise|² of every entry of ``y``, a number or a tensor that broadcasts with it; None where nobody knows.
+
+        Args:
+            sigma: what a user knows, in the units of the measurement: k-space, line integrals, white = 1; 0: what the file tells.
+        """
+        if not sigma and self.noise is None:
+            return None
+        sigma, photons = (sigma, 0.0) if sigma else self.noise
+        if not photons:
+            return sigma / self.length
+        return (sigma**2 + (y * self.length).clamp(min=1 / photons) / photons).sqrt() / self.length
 
     def weighted(self, weights):
         """The operator ``W A``, weights broadcastable to ``y``."""

@@ -7,6 +7,7 @@ The convolution is a product in Fourier space, and its adjoint the product with 
 
 import torch
 
+from dipline.physics.base import told
 from dipline.physics.sampled import Sampled, checked, response
 
 REFUSES = [({"precondition": "> 0"}, "0: there is no preconditioner for a blur; leave it out")]
@@ -22,7 +23,7 @@ def build(arrays, device="cpu"):
         (operator, y), y float32 (colours, units).
     """
     y = checked(arrays, "kernel")
-    return Blur(arrays["kernel"], arrays["shape"], arrays["index"]).to(device), y.to(device)
+    return told(Blur(arrays["kernel"], arrays["shape"], arrays["index"]), arrays).to(device), y.to(device)
 
 
 class Blur(Sampled):

@@ -9,6 +9,7 @@ where the root's slope would be without limit.
 
 import torch
 
+from dipline.physics.base import told
 from dipline.physics.sampled import Sampled, checked, response
 
 REFUSES = [({"precondition": "> 0"}, "0: there is no preconditioner for a blur; leave it out")]
@@ -19,7 +20,7 @@ GAMMA, DARK = 2.2, 1e-3
 def build(arrays, device="cpu"):
     """Operator and data of one image; ``arrays`` as for ``blur``, the values of images in [0, 1]."""
     y = checked(arrays, "kernel")
-    return NonlinearBlur(arrays["kernel"], arrays["shape"], arrays["index"]).to(device), y.to(device)
+    return told(NonlinearBlur(arrays["kernel"], arrays["shape"], arrays["index"]), arrays).to(device), y.to(device)
 
 
 class NonlinearBlur(Sampled):

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from dipline.hounsfield import to_hu
-from dipline.physics.base import Operator, percentile
+from dipline.physics.base import Operator, percentile, told
 from dipline.physics.filters import between, fan_shares, ramp, shares_of
 from dipline.physics.matrix import applied, projector
 
@@ -33,9 +33,9 @@ def build(arrays, device="cpu"):
     """Operator and data of one slice of a measurement file.
 
     Args:
-        arrays: ``sinogram`` float32 (views, detectors), line integrals; ``counts`` likewise, where photons were counted; the
-            geometry as ``acquire.views`` describes it: ``angles``, ``detector``, ``distances``, ``pixel``, ``image_shape``,
-            ``view_shape``.
+        arrays: ``sinogram`` float32 (views, detectors), line integrals; ``counts`` likewise, where photons were counted, and
+            ``noise`` (electronic, in counts, and 0), where there was any; the geometry as ``acquire.views`` describes it: ``angles``,
+            ``detector``, ``distances``, ``pixel``, ``image_shape``, ``view_shape``.
 
     Returns:
         (operator, y), y float32 (views, detectors).
@@ -48,7 +48,7 @@ def build(arrays, device="cpu"):
     if tuple(sinogram.shape) != shape:
         raise ValueError(f"CT measurement: sinogram of shape {tuple(sinogram.shape)}, needed: {shape}, angles by detector cells")
     counts = arrays.get("counts")
-    operator = Tomography({k: np.asarray(arrays[k]) for k in GEOMETRY}, counts)
+    operator = told(Tomography({k: np.asarray(arrays[k]) for k in GEOMETRY}, counts), arrays)
     return operator.to(device), (sinogram / operator.length).to(device)
 
 
@@ -155,6 +155,13 @@ class Tomography(Operator):
             value = getattr(self, name)
             setattr(other, name, None if value is None else value[keep])
         return other
+
+    def deviations(self, y, sigma=0.0):
+        """As for any operator; of a ray with N counts √(N + e²)/N, e the electronic noise."""
+        if sigma or self.counts is None:
+            return super().deviations(y, sigma)
+        electronic = self.noise[0] if self.noise else 0.0
+        return (self.counts + electronic**2).sqrt() / self.counts / self.length
 
     def weighted(self, weights):
         """W A; under a preconditioning filter W comes first."""

@@ -8,6 +8,7 @@ The same matrix serves every colour. Heckel, Soltanolkotabi, ICML 2020.
 import numpy as np
 import torch
 
+from dipline.physics.base import told
 from dipline.physics.sampled import Sampled, checked
 
 CITE = ("heckel2020",)
@@ -27,7 +28,7 @@ def build(arrays, device="cpu"):
     y = checked(arrays, "drawn")
     rows, seed = (int(n) for n in arrays["drawn"])
     operator = Gaussian(matrix(rows, int(arrays["shape"][1]) * int(arrays["shape"][2]), seed), arrays["shape"], arrays["index"])
-    return operator.to(device), (y / operator.length).to(device)
+    return told(operator, arrays).to(device), (y / operator.length).to(device)
 
 
 def matrix(rows, columns, seed):

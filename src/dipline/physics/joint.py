@@ -82,6 +82,13 @@ class Joint(Operator):
     def restrict(self, keep):
         return Joint(A.restrict(k) for A, k in zip(self.each, keep.split(self.units), strict=True))
 
+    def deviations(self, y, sigma=0.0):
+        parts = self.parted(y)
+        found = [A.deviations(part, sigma) for A, part in zip(self.each, parts, strict=True)]
+        if any(f is None for f in found):
+            return None
+        return self.joined(f + torch.zeros_like(part.abs()) for f, part in zip(found, parts, strict=True))
+
     def weighted(self, weights):
         return Joint(A.weighted(w) for A, w in zip(self.each, self.parted(weights), strict=True))
 

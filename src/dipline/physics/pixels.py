@@ -3,6 +3,7 @@
     A x = x[index]
 """
 
+from dipline.physics.base import told
 from dipline.physics.sampled import Sampled, checked
 
 REFUSES = [({"precondition": "> 0"}, "0: pixels are fitted evenly as they are; leave it out")]
@@ -18,7 +19,7 @@ def build(arrays, device="cpu"):
         (operator, y), y float32 (colours, units).
     """
     y = checked(arrays)
-    return Pixels(arrays["shape"], arrays["index"]).to(device), y.to(device)
+    return told(Pixels(arrays["shape"], arrays["index"]), arrays).to(device), y.to(device)
 
 
 class Pixels(Sampled):

@@ -15,7 +15,7 @@ import math
 import numpy as np
 import torch
 
-from dipline.physics.base import Operator
+from dipline.physics.base import Operator, told
 
 CITE = ("pruessmann1999",)
 
@@ -25,14 +25,15 @@ def build(arrays, device="cpu"):
 
     Args:
         arrays: ``kspace`` complex (coils, H, W), zero where not acquired; ``mask`` bool (W,) or (H, W); ``maps`` complex
-            (sets, coils, H, W); ``view_shape`` (h, w), the centre crop that is shown and scored.
+            (sets, coils, H, W); ``view_shape`` (h, w), the centre crop that is shown and scored; ``noise`` (standard deviation
+            of a sample, 0), where it was added.
 
     Returns:
         (operator, y), y complex (coils, H, columns) or (coils, points).
     """
     mask = torch.as_tensor(np.asarray(arrays["mask"], bool))
     maps = torch.as_tensor(np.asarray(arrays["maps"], np.complex64))
-    operator = Sense(maps, mask, tuple(int(n) for n in arrays["view_shape"]))
+    operator = told(Sense(maps, mask, tuple(int(n) for n in arrays["view_shape"])), arrays)
     y = operator.samples(torch.as_tensor(np.asarray(arrays["kspace"], np.complex64)))
     return operator.to(device), y.to(device)
 

@@ -7,6 +7,7 @@ Every row of R and C sums to 1, so that grey stays grey.
 
 import torch
 
+from dipline.physics.base import told
 from dipline.physics.sampled import Sampled, checked
 
 REFUSES = [({"precondition": "> 0"}, "0: there is no preconditioner for super-resolution; leave it out")]
@@ -25,7 +26,7 @@ def build(arrays, device="cpu"):
     y = checked(arrays, "rows", "columns", "up_rows", "up_columns")
     matrices = [torch.as_tensor(arrays[name], dtype=torch.float32) for name in ("rows", "columns", "up_rows", "up_columns")]
     operator = Downsampling(*matrices, arrays["shape"], arrays["index"])
-    return operator.to(device), (y / operator.length).to(device)
+    return told(operator, arrays).to(device), (y / operator.length).to(device)
 
 
 class Downsampling(Sampled):

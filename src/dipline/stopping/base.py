@@ -23,6 +23,10 @@ class Rule(nn.Module):
         """Bool (units,): the samples that the method may see; None: all. Called before the method exists."""
         return None
 
+    def measured(self, A, y, scale):
+        """Told, before the method exists, what it is to fit: operator and measurement without held-out samples, preconditioning or
+        scaling; an image of :meth:`update` times ``scale`` is in the operator's units."""
+
     def update(self, k, image, output, loss, held_loss):
         """Told after step k, counted from the first scored step: the method's image, what would be handed over (the average where
         the arm averages), the loss, and the error on the held-out samples (None without)."""

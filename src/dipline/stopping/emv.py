@@ -7,7 +7,8 @@ with weights falling by 1 − α.
 
 Deviation: the released code hands over the running mean m, here the arm's output is, so that *stopped*, *last* and *peak* are
 scores of the same output. ``average: 0.9`` on the arm gives all three of them the mean. With ``hand_over: mean`` *stopped* alone is
-of the mean: compare it with the other two columns as one compares two methods.
+of the mean: compare it with the other two columns as one compares two methods. The code cuts the mean off at 0 and 1, here nothing is.
+Says little for methods whose iterates do not settle and drift again (aSeqDIP, Self-Guided) or that jitter by intent (sgld).
 """
 
 import torch
@@ -15,7 +16,7 @@ import torch
 from dipline.stopping.base import Patient
 
 CITE = ("wang2023",)
-NOT_FOR = ("aseq", "self_guided")
+NOT_FOR = ("aseq", "self_guided", "sgld")
 PARAMETERS = {"alpha": 0.1, "patience": 1000, "min_iterations": 100, "margin": 0.0, "hand_over": ("output", "mean")}
 BOUNDS = {"alpha": "> 0, < 1", "margin": ">= 0, < 1"}
 

@@ -7,7 +7,9 @@ labels it by its start). ``min_iterations`` skips the false minimum of the warm-
 
 The variance costs two additions and two inner products a step: running sums of x and ‖x‖² over a ring of the last W images, taken
 relative to a fixed shift so that nothing cancels, and summed up afresh every W steps.
-Says little for methods whose iterates do not settle and drift again (aSeqDIP, Self-Guided) or with input noise.
+Says little for methods whose iterates do not settle and drift again (aSeqDIP, Self-Guided), that jitter by intent (sgld) or with
+input noise. The variance is that of the raw iterates, never of the arm's running average; ``min_iterations`` is 0 by default, with
+which a false minimum of the warm-up can be chosen.
 """
 
 import torch
@@ -15,7 +17,7 @@ import torch
 from dipline.stopping.base import Patient
 
 CITE = ("wang2023",)
-NOT_FOR = ("aseq", "self_guided")
+NOT_FOR = ("aseq", "self_guided", "sgld")
 PARAMETERS = {"window": 100, "patience": 1000, "min_iterations": 0, "margin": 0.0}
 BOUNDS = {"window": ">= 2", "margin": ">= 0, < 1"}
 
