@@ -250,3 +250,14 @@ def test_image_is_zero_where_no_coil_sees_it():
 def test_every_method_has_one_class():
     for method in METHODS:
         assert issubclass(loop.plugin_class("methods", method, Method), Method)
+
+
+@pytest.mark.parametrize("network", ["deep_decoder", "conv_decoder"])
+def test_noise_has_the_size_that_the_network_takes(problem, network):
+    """Noise of a decoder lies on its grid; what a method compares with images has the image's size."""
+    arm = small_arm("vanilla", 3, network={network: {"widths": [8, 8, 8]}}, params={"input_channels": 5, "input_noise": 0.1})
+    assert run_of(problem, arm).method.z.shape == (1, 5, 8, {"deep_decoder": 8, "conv_decoder": 4}[network])
+    assert fit(problem, arm).image.shape == (1, 32, 32)
+    for method in ("self_guided", "aseq"):
+        assert run_of(problem, small_arm(method, 3, network={network: {"widths": [8, 8]}})).method.z.shape[2:] == (32, 32)
+        fit(problem, small_arm(method, 3, network={network: {"widths": [8, 8]}}))

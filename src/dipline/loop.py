@@ -95,7 +95,8 @@ class Run:
             A, y = A.preconditioned(y, arm["precondition"])
         A, y = A.data_term(arm.get("data_term", "least_squares"), y / self.scale, self.scale)
         inputs = {name: self._in_scale(A, value.to(self.device)) for name, value in inputs.items()}
-        problem = Problem(y, A, x0 / self.scale, self.network, self.rng, iterations, inputs, penalties.of(arm.get("penalty")))
+        penalty, grid = penalties.of(arm.get("penalty")), self.grid(A.domain[1:])
+        problem = Problem(y, A, x0 / self.scale, self.network, self.rng, iterations, inputs, penalty, grid)
         self.A = A
         self.method = plugin_class("methods", arm["method"], Method)(problem, **arm["params"]).to(self.device)
         self.stages = self.method.stages()
@@ -122,6 +123,14 @@ class Run:
             generator = torch.Generator(self.device)
             self.generators[purpose] = generator.manual_seed(seed_of(self.seed, purpose))
         return self.generators[purpose]
+
+    def grid(self, shape):
+        """The size of noise that the arm's network takes for an image of a shape; None: that shape."""
+        if not self.arm["network"]:
+            return None
+        ((name, params),) = self.arm["network"].items()
+        module = registry.get("networks", name).load()
+        return module.grid(shape, **params) if hasattr(module, "grid") else None
 
     def network(self, in_channels, out_channels):
         """The arm's network, initialised on the CPU so that every device starts from the same weights."""

@@ -25,6 +25,7 @@ class Problem:
         inputs: what the method declares in INPUTS, e.g. ``prior`` (parts, H, W) in the same units as x0; of MODELS and REUSES
             what is given.
         penalty: what the arm adds to the loss, a function of the image (``penalties.of``), or None.
+        grid: (h, w) of the noise that the network takes; None: the image's.
     """
 
     y: torch.Tensor
@@ -35,6 +36,7 @@ class Problem:
     iterations: int
     inputs: dict = field(default_factory=dict)
     penalty: Callable | None = None
+    grid: tuple | None = None
 
 
 @dataclass
@@ -134,14 +136,15 @@ class Method(nn.Module):
             p = r + energy / before * p
         return x
 
-    def first_input(self, kind, channels=0, scale=1.0):
+    def first_input(self, kind, channels=0, scale=1.0, size=None):
         """The network's first input (1, C, H, W): ``zero_filled`` (the starting image), ``least_squares`` (:meth:`least_squares`),
-        ``uniform`` U[0, scale) or ``normal`` N(0, scale²) with ``channels`` channels (0: as many as the image has)."""
+        ``uniform`` U[0, scale) or ``normal`` N(0, scale²) with ``channels`` channels (0: as many as the image has), of
+        ``size`` (H, W) (None: as the network takes it)."""
         if kind == "zero_filled":
             return self.channels(self.problem.x0)
         if kind == "least_squares":
             return self.channels(self.least_squares())
-        shape = (1, channels or self.A.channels, *self.A.domain[1:])
+        shape = (1, channels or self.A.channels, *(size or self.problem.grid or self.A.domain[1:]))
         draw = torch.rand if kind == "uniform" else torch.randn
         rng = self.problem.rng("input")
         return scale * draw(shape, generator=rng, device=rng.device)

@@ -37,7 +37,7 @@ BOUNDS = {"lr": "> 0"}
 class SelfGuided(Method):
     def __init__(self, problem, lr, z_lr, alpha, draws, noise, noise_scale, input, norms):
         super().__init__(problem)
-        self.z = nn.Parameter(self.first_input(input))
+        self.z = nn.Parameter(self.first_input(input, size=self.A.domain[1:]))  # compared with images
         self.net = problem.network(self.z.shape[1], self.A.channels)
         self.lr, self.z_lr, self.alpha, self.draws = lr, z_lr, alpha, draws
         self.noise, self.noise_scale, self.squared = noise, noise_scale, norms == "squared"

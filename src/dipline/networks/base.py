@@ -1,4 +1,8 @@
-"""Pieces that networks share: norms, output activations, and padding to a size that halves evenly."""
+"""Pieces that networks share: norms, output activations, padding to a size that halves evenly, inputs for a coarse grid.
+
+A network whose noise has fewer pixels than the image says how many: ``grid(shape, **params)`` in its file, (H, W) -> (h, w). It takes
+inputs of that size and of the image's.
+"""
 
 from torch import nn
 from torch.nn import functional as F
@@ -15,6 +19,11 @@ def norm(kind, channels):
 
 def activation(kind):
     return {"identity": nn.Identity, "sigmoid": nn.Sigmoid, "softplus": nn.Softplus}[kind]()
+
+
+def shrunk(z, size):
+    """An input on a coarse grid; one that is larger, such as an image, as the means over the grid's cells."""
+    return z if z.shape[-2:] == size else F.interpolate(z, size, mode="area")
 
 
 class Cropped(nn.Module):
