@@ -224,6 +224,23 @@ def test_ref_guided_feeds_the_prior(problem):
     assert torch.allclose((image / x0)[strong].angle(), torch.zeros(int(strong.sum())), atol=1e-4), "zero-filled phase"
 
 
+@pytest.mark.parametrize("precondition", [0.0, 0.1])
+def test_ref_guided_correction_puts_the_measured_samples_back(precondition):
+    """One coil that sees everything: NumPy's k-space of the image is the measured one where acquired, the plain image's elsewhere."""
+    rng = np.random.default_rng(0)
+    kspace, mask = rng.standard_normal((1, 16, 16)) + 1j * rng.standard_normal((1, 16, 16)), np.arange(16) % 3 != 1
+    A, y = build({"kspace": kspace * mask, "mask": mask, "maps": np.ones((1, 1, 16, 16)), "view_shape": (16, 16)})
+    found = {}
+    for correction in (False, True):
+        arm = small_arm("ref_guided", 3, params={"correction": correction}, precondition=precondition)
+        found[correction] = loop.fit(y, A, arm, 0, {"prior": A.init(y)}, say=lambda line: None)
+    assert found[True].losses == found[False].losses, "the fit is the same"
+    full = {c: np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(r.image[0]), norm="ortho")) for c, r in found.items()}
+    assert np.allclose(full[True][:, mask], kspace[0][:, mask], atol=1e-4)
+    assert np.allclose(full[True][:, ~mask], full[False][:, ~mask], atol=1e-4)
+    assert not np.allclose(full[False][:, mask], kspace[0][:, mask], atol=0.1)
+
+
 def test_weighted_data_do_not_change_the_input(problem):
     """Preconditioning changes the residual only: x0, and with it the scale, stay those of the plain data."""
     plain, weighted = (run_of(problem, small_arm("aseq", 2, precondition=p)) for p in (0.0, 0.05))

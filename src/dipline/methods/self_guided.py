@@ -2,13 +2,15 @@
 
     min_{θ,z} ‖A x̄ − y‖ + α ‖x̄ − z‖,   x̄ = E_η f_θ(z + η), the mean over a few draws of η
 
-Liang et al., IEEE TCI 2025 (eq. 14): J = 3 draws, η ~ U[0, max|z|/2), Adam 3e-4 on θ and 0.1 on z, z₀ ~ U[0, 1), 4000 steps, average of the
-outputs with decay 0.99 (the arm's ``average``). α = 2 with an un-normalised FFT is 6e-3 with the orthonormal one.
+Liang et al., IEEE TCI 2025 (eq. 14): J = 3 draws, η ~ U[0, max(z)/2), Adam 3e-4 on θ and 0.1 on z, z₀ ~ U[0, 1), 4000 steps, average of the
+outputs with decay 0.99 (the arm's ``average``). The code's α = 2 belongs to an un-normalised FFT; here it is 2/√(HW), which is 6e-3 for
+320 x 320 pixels (4e-3 for 640 x 372): a conversion of ours.
 
-``norms: squared`` is the paper's equation, ``norms: unsquared`` the released code's and the one that α = 6e-3 belongs to.
-Deviations from the released code: real and imaginary parts are stacked where the code broadcasts a complex image against two real
-channels; the scale comes from the zero-filled image, not from fully sampled data; ``noise: gaussian`` and ``centred`` have zero mean,
-``noise: uniform`` is the code's. Draws pass the network one at a time, as there, so that batch statistics stay those of one image.
+``norms: squared`` is the paper's equation; the default, ``norms: unsquared``, is the released code's, to which α belongs.
+Deviations from the released code: the range of η follows max|z|, the code's max(z), since z has negative values too; real and imaginary
+parts are stacked where the code broadcasts a complex image against two real channels; the scale comes from the zero-filled image, not
+from fully sampled data; ``noise: gaussian`` and ``centred`` have zero mean, ``noise: uniform`` is the code's. Draws pass the network one
+at a time, as there, so that batch statistics stay those of one image.
 """
 
 import torch
