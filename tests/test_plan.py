@@ -16,7 +16,7 @@ from dipline import preview, registry, store
 from dipline import study as studies
 from dipline.acquire import masks
 from dipline.plan import Job, Plan
-from dipline.report import tables
+from dipline.report import cite, tables
 from dipline.study import StudyError
 
 PRIOR = {"dataset": "t1"}
@@ -314,7 +314,9 @@ def rich(scans):
     (scans / "b.h5").write_bytes(b"no HDF5")
     arms = ARMS | {
         "guided": {"method": "self_guided", "stop": {"wmv": {"window": 20}}, "watch": ["min_loss"], "iterations": 50,
-                   "per_acquisition": {"R4": {"params": {"lr": 0.5}, "network": {"unet": {"norm": "none"}}, "stop": "fixed"},
+                   "penalty": {"tv": 0.1},
+                   "per_acquisition": {"R4": {"params": {"lr": 0.5}, "network": {"unet": {"norm": "none"}}, "stop": "fixed",
+                                              "penalty": {"tv": 0, "tv_isotropic": 0.2}},
                                        "R2": {"params": {"lr": 3e-4}}}},
         "skip": {"method": "vanilla", "network": "skip", "average": 0.5, "seeds": [3], "block": {"slices": 2}},
         "ref": {"method": "ref_guided", "datasets": ["d"], "inputs": {"prior": {"dataset": "t1"}}},
@@ -350,6 +352,8 @@ def test_the_resolved_study_names_everything_and_is_the_same_study(scans):
     assert everything(Plan.open(plan.root)) == want
     for acq in ("R2", "R4"):
         assert Plan.open(plan.root).study.resolved("guided", acq) == plan.study.resolved("guided", acq)
+    assert [plan.study.resolved("guided", acq)["penalty"] for acq in ("R2", "R4")] == [{"tv": 0.1}, {"tv_isotropic": 0.2}]
+    assert re.search(r"; total variation of the image added to the loss with weight 0\.1 ?\[\d+\]", " ".join(cite.methods_text(plan)[0]))
 
 
 def test_a_report_of_results_that_lie_elsewhere(scans, tmp_path_factory, monkeypatch):

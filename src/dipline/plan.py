@@ -435,6 +435,7 @@ class Plan:
     def _varying(self, arm, acq):
         """What may differ between acquisitions, of an arm under one of them (None: of the arm as it stands)."""
         resolved = self.study.resolved(arm, acq)
+        resolved["penalty"] = dict.fromkeys(studies.Penalty.model_fields, 0.0) | resolved.get("penalty", {})
         return {k: resolved[k] for k in studies.VARIES if resolved[k] is not None}
 
     def resolved_yaml(self):

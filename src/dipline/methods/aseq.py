@@ -4,7 +4,7 @@
     z_k = f_{φ_k}(z_{k−1})
 
 Alkhouri, Liang, Bell, Qu, Wang, Ravishankar, NeurIPS 2024 (eq. 15): z₀ = Aᴴy, U-Net, Adam 1e-4, N = 2, K = 2000, λ = 1, sums over all
-entries with ‖A‖ ≤ 1. ``iterations`` counts optimiser steps, N·K. The image is f_{φ_K}(z_{K−1}); an arm's ``average`` is ours, the paper has none.
+entries with ‖A‖ ≤ 1. ``iterations`` counts optimiser steps, N·K. The image is f_{φ_K}(z_{K−1}); an arm's ``average`` is ours.
 
 ``z_update: dc_output`` is the released MRI script's update (acquired samples of the output replaced by the measured ones); the paper's is
 ``output``. Deviations from the released code: squared norms as in the paper; z and f in the same units; real and imaginary parts
