@@ -3,13 +3,14 @@
 # make setup   the installation alone          make real   the real scans in ../shared/data
 # make scale   what plans, starts of jobs and files of large studies cost -> tests/benchmarks/results/scale.md
 # make methods every method on one small problem of each kind -> tests/benchmarks/results/methods.md
+# make tasks   DIP beside classical baselines, task by task -> tests/benchmarks/results/tasks.md
 # make claims  the demo, and whether what it is to show holds -> tests/benchmarks/results/demo.md
 VENV := .venv
 BIN := $(VENV)/bin
 CORES ?= 2
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) --quiet rules
 
-.PHONY: setup demo claims methods test test-slurm real scale lint clean
+.PHONY: setup demo claims methods tasks test test-slurm real scale lint clean
 
 setup: $(VENV)/.ready
 
@@ -30,6 +31,9 @@ claims: demo
 
 methods: setup
 	$(BIN)/python tests/benchmarks/methods.py
+
+tasks: setup
+	$(BIN)/python tests/benchmarks/tasks.py
 
 test: setup
 	$(BIN)/python -m pytest -n $(CORES) --dist loadgroup

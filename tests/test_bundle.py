@@ -299,3 +299,12 @@ def test_what_is_no_bundle_is_refused(small, tmp_path):
     for name in ("x.zip", "y.zip"):
         with pytest.raises(studies.StudyError, match=f"{name}: no bundle of dipline; name a file that"):
             bundle.compare(small, tmp_path / name)
+
+
+def test_provenance_without_git(tmp_path, monkeypatch):
+    """A cluster node, or a container, may have none."""
+    from dipline import store
+
+    assert store.commit.__wrapped__(), "a checkout has a commit"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert store.commit.__wrapped__() == ""

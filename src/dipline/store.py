@@ -208,10 +208,12 @@ def file_hash(path):
 
 @cache
 def commit():
-    """The commit of the checkout that runs, "" outside one."""
+    """The commit of the checkout that runs, "" outside one or without git."""
     ask = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
-    run = subprocess.run(ask, capture_output=True, text=True)
-    return run.stdout.strip() if run.returncode == 0 else ""
+    try:
+        return subprocess.run(ask, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
 def provenance(verb, spec, inputs, **more):
