@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 from skimage import metrics as skimage_metrics
 
-from dipline import metrics, registry, score, store
+from dipline import loop, metrics, registry, score, store
 from dipline import study as studies
 from dipline.acquire import degrade
 from dipline.measure_image import measured
-from dipline.physics import phase
+from dipline.physics import phase, pixels
 from dipline.plan import Plan
 from dipline.readers import images, samples
 from dipline.readers.base import ReadError, Scan
@@ -347,3 +347,14 @@ def test_the_plan_knows_every_job():
     entry = {"files": ["a"], "slices": 1, "shape": [3, 32, 32]}
     plan = Plan(studies.load(STUDY), {"photos": {"key": {}, "volumes": {"a": entry}}}, "results/tasks")
     assert len(plan.jobs) == sum(plan.study.solves(arm, "photos", acq) for arm in STUDY["arms"] for acq in TASKS)
+
+
+@pytest.mark.parametrize("name", ["nlm", "wavelet"])
+def test_denoisers_take_one_colour(name):
+    """Non-local means handed a grey image back without its axis of colours."""
+    truth = torch.zeros(1, 32, 32)
+    truth[:, 8:24, 8:24] = 1
+    A = pixels.Pixels((1, 32, 32), range(32 * 32))
+    y = A(truth) + 0.1 * torch.randn(truth.numel(), generator=torch.Generator().manual_seed(0))
+    found = loop.fit(y, A, studies.resolve(studies.checked_arm({"method": name})), 0, {}, None, lambda line: None)
+    assert found.image.shape == (1, 32, 32) and abs(found.image - truth.numpy()).mean() < 0.04

@@ -25,7 +25,7 @@ class NonLocalMeans(Method):
         image = problem.x0.permute(1, 2, 0).cpu().numpy().astype(np.float64)
         sigma = float(np.mean(estimate_sigma(image, channel_axis=-1)))
         size = {"patch_size": patch, "patch_distance": distance, "fast_mode": True, "channel_axis": -1}
-        found = denoise_nl_means(image, h=max(h * sigma, 1e-6), sigma=sigma, **size)
+        found = denoise_nl_means(image, h=max(h * sigma, 1e-6), sigma=sigma, **size).reshape(image.shape)  # of one colour it drops the axis
         self.register_buffer("x", torch.from_numpy(found).permute(2, 0, 1).to(problem.x0))
 
     def stages(self):

@@ -26,7 +26,7 @@ class Wavelet(Method):
         image = problem.x0.permute(1, 2, 0).cpu().numpy().astype(np.float64)
         low, span = image.min(), np.ptp(image) or 1.0  # it takes images for numbers from 0 to 1
         how = {"wavelet": wavelet, "convert2ycbcr": image.shape[-1] == 3, "channel_axis": -1, "rescale_sigma": True}
-        found = cycle_spin((image - low) / span, denoise_wavelet, shifts, channel_axis=-1, func_kw=how, num_workers=1)
+        found = cycle_spin((image - low) / span, denoise_wavelet, shifts, channel_axis=-1, func_kw=how, workers=1)
         self.register_buffer("x", torch.from_numpy(found * span + low).permute(2, 0, 1).to(problem.x0))
 
     def stages(self):
