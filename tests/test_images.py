@@ -357,4 +357,4 @@ def test_denoisers_take_one_colour(name):
     A = pixels.Pixels((1, 32, 32), range(32 * 32))
     y = A(truth) + 0.1 * torch.randn(truth.numel(), generator=torch.Generator().manual_seed(0))
     found = loop.fit(y, A, studies.resolve(studies.checked_arm({"method": name})), 0, {}, None, lambda line: None)
-    assert found.image.shape == (1, 32, 32) and abs(found.image - truth.numpy()).mean() < 0.04
+    assert found.image.shape == (1, 32, 32) and abs(found.image - truth.numpy()).mean() < 0.75 * float(abs(A.init(y) - truth).mean())
