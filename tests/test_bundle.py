@@ -21,7 +21,7 @@ from dipline.plan import Plan
 from dipline.readers import phantom
 from dipline.report import curves, html, tables
 
-pytestmark = pytest.mark.xdist_group("workflow")
+pytestmark = pytest.mark.xdist_group("bundle")
 
 
 def members(file):

@@ -19,7 +19,7 @@ from test_workflow import snakemake
 from dipline import store
 from dipline.readers import nifti, phantom_ct
 
-pytestmark = pytest.mark.xdist_group("workflow")
+pytestmark = pytest.mark.xdist_group("ct_workflow")
 NETWORK = {"unet": {"widths": [8, 16], "init": "torch"}}
 FEW = {"method": "vanilla", "network": NETWORK, "params": {"lr": 0.005, "input": "zero_filled"}, "iterations": 20}
 STUDY = {
