@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from dipline import study
+from dipline import registry, study
 from dipline.physics import sense
 from dipline.resume import Keeper
 
@@ -28,7 +28,14 @@ def disc_problem(n=32, coils=4, acceleration=3, noise=0.02, seed=0):
     return A, y, np.abs(x).astype(np.float32)
 
 
-SMALL = {"skip": {"widths": [8, 8], "skip_widths": [2, 2]}, "unet": {"widths": [8, 16, 16], "init": "torch"}}
+SMALL = {"skip": {"widths": [8, 8], "skip_widths": [2, 2]}, "unet": {"widths": [8, 16, 16], "init": "torch"},
+         "mlp": {"widths": [32, 32], "frequencies": 32}}  # fmt: skip
+
+
+def given_to(method):
+    """Names of the images that a method needs or may be given."""
+    plugin = registry.get("methods", method)
+    return (*plugin.get("INPUTS", ()), *plugin.get("OPTIONAL", ()))
 
 
 def small_arm(method, iterations=40, **more):

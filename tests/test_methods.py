@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import sigpy
 import torch
-from problems import disc_problem, small_arm
+from problems import disc_problem, given_to, small_arm
 
 from dipline import loop, registry
 from dipline.methods.base import Method
@@ -22,7 +22,7 @@ def problem():
 def inputs(method, problem):
     """A prior for the methods that need one: the starting image, smoothed."""
     A, y, _ = problem
-    return {name: A.init(y) for name in registry.get("methods", method).get("INPUTS", ())}
+    return {name: A.init(y) for name in given_to(method)}
 
 
 def run_of(problem, arm, seed=0, **given):
@@ -35,7 +35,7 @@ def fit(problem, arm, seed=0, keeper=None):
     return loop.fit(y, A, arm, seed, inputs(arm["method"], problem), keeper, say=lambda line: None)
 
 
-SHORT = {"imp": {"rounds": 2}}  # what takes several trainings: so many that each has some of 40 steps
+SHORT = {"imp": {"rounds": 2}, "nerp": {"prior_share": 0.1}}  # so that each training has some of 40 steps, and losses are of one stage
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from problems import disc_problem, small_arm
+from problems import disc_problem, given_to, small_arm
 
 from dipline import loop, registry, study
 from dipline.methods import penalties
@@ -70,7 +70,7 @@ def test_penalty_reaches_the_weights_of_every_method_or_is_refused(method):
     if method == "prune_at_init":  # of a network this small, the default leaves too little for any gradient
         given["params"] = {"sparsity": 0.5, "criterion": "random"}
     A, y, _ = disc_problem()
-    inputs = {name: A.init(y) for name in registry.get("methods", method).get("INPUTS", ())}
+    inputs = {name: A.init(y) for name in given_to(method)}
     plain, with_tv = small_arm(**{k: v for k, v in given.items() if k != "penalty"}), small_arm(**given)
     assert "penalty" not in plain and with_tv == plain | {"penalty": {"tv": 0.05}}
     run, ref = (loop.Run(y, A, arm, 0, inputs, arm["stop"], 4) for arm in (with_tv, plain))

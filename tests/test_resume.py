@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from problems import Stopper, disc_problem, small_arm
+from problems import Stopper, disc_problem, given_to, small_arm
 
 from dipline import loop, registry, resume, store
 from dipline.resume import Keeper, Lease, Lost
@@ -24,7 +24,7 @@ METHODS = [m for m, p in registry.plugins("methods").items() if "mri" in p.get("
 
 def fit(arm, keeper=None, seed=0):
     A, y, _ = disc_problem()
-    inputs = {name: A.init(y) for name in registry.get("methods", arm["method"]).get("INPUTS", ())}
+    inputs = {name: A.init(y) for name in given_to(arm["method"])}
     said = []
     return loop.fit(y, A, arm, seed, inputs, keeper, said.append), said
 

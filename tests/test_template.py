@@ -33,11 +33,14 @@ def test_what_is_written_passes_its_tests(checkout):
     for kind in template.KINDS:
         done = run(checkout, "dipline", "new", kind, f"my_{kind}")
         assert done.returncode == 0 and f"{template.KINDS[kind]}/my_{kind}.py is written" in done.stdout, done.stderr
-    assert "my_method" in run(checkout, "dipline", "list", "methods").stdout
+    shutil.copy(checkout / "tests" / "example_method.py", checkout / "src" / "dipline" / "methods")
+    assert {"my_method", "example_method"} <= set(run(checkout, "dipline", "list", "methods").stdout.split())
     files = [f"tests/test_{folder}.py" for folder in KINDS.values()]
-    tests = run(checkout, "pytest", "-vv", "-p", "no:xdist", "-p", "no:cacheprovider", *files, "tests/test_architecture.py", "-k", "my_")
+    plain = ("-vv", "-p", "no:xdist", "-p", "no:cacheprovider")
+    tests = run(checkout, "pytest", *plain, *files, "tests/test_architecture.py", "-k", "my_ or example_method")
     assert tests.returncode == 0, tests.stdout[-3000:]
-    assert all(f"my_{kind}" in tests.stdout for kind in KINDS), "each of them was tested"
+    names = [*(f"my_{kind}" for kind in KINDS), "example_method"]
+    assert all(name in tests.stdout for name in names), "each of them was tested"
 
 
 def test_the_new_reader_reads_what_it_fakes(checkout, tmp_path):

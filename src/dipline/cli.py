@@ -383,6 +383,8 @@ def try_(method, task, network, stop, params, iterations, seed, out):
     arm = {"method": method, "iterations": iterations, "params": _yaml(params, "parameter") if params else {}}
     arm |= {key: _yaml(text, "") if ":" in text else text for key, text in (("network", network), ("stop", stop)) if text}
     resolved = trial.checked(arm, task)
+    sys.stdout.reconfigure(line_buffering=True)  # a file or a pipe shows lines as they come, too
+    print(f"{method}, {task}: {trial.size(task)} x {trial.size(task)} pixels, {resolved['iterations']} iterations")
     columns = TextColumn(f"{method}, {task}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns) as bar:
         steps = bar.add_task("", total=resolved["iterations"])

@@ -402,13 +402,13 @@ def _arm_problems(study, name, arm, acqs):
             yield f"data_term: {words}; narrow the arm with `datasets:`"
     if not arm.datasets and known and not any(study.solves(name, d) for d in known):
         yield f"method: {arm.method} solves {tasks}, and no dataset is of that kind; leave the arm out"
-    reuses = method.get("REUSES", ())
+    reuses, optional = method.get("REUSES", ()), method.get("OPTIONAL", ())
     for needed in takes:
         if needed not in arm.inputs:
             example = f"inputs: {{{needed}: {{dataset: t1, volume: same, slice: same}}}}"
             yield f"inputs.{needed}: missing; {arm.method} needs it, e.g. {example}"
     for key, given in arm.inputs.items():
-        if key not in (allowed := (*takes, *models, *reuses)):
+        if key not in (allowed := (*takes, *optional, *models, *reuses)):
             yield f"inputs.{key}: {arm.method} takes no such input (allowed: {', '.join(allowed) or 'none'})"
         if key in reuses:
             yield from (f"inputs.{key}{p}" for p in _artefact_problems(study, name, key, given))

@@ -156,6 +156,7 @@ def _of_method(plugin):
     """Lines of at most 120 characters; a parameter stands with its default, or its allowed values, the default first."""
     tasks, papers = (", ".join(plugin.get(key, ())) for key in ("TASKS", "CITE"))
     needs = [f"needs inputs: {name}" for name in plugin.get("INPUTS", ())]
+    needs += [f"takes inputs: {name}" for name in plugin.get("OPTIONAL", ())]
     needs += [f"takes inputs: {name} (TorchScript)" for name in plugin.get("MODELS", ())]
     needs += [f"takes inputs: {name} (of another result)" for name in plugin.get("REUSES", ())]
     parameters = ", ".join(f"{k} {' | '.join(v) if isinstance(v, tuple) else v}" for k, v in plugin.parameters.items())

@@ -14,9 +14,10 @@ tasks) are literals at the top of its file. They are read from the syntax tree, 
     CLASS       methods: regularised | early stopping | re-parameterised | pre-trained | classical
     TASKS       modalities, or tasks of photographs, that a method can solve; absent: all
     INPUTS      inputs that a method must be given in the study, e.g. ("prior",)
-    MODELS      inputs that it may be given, each a TorchScript file, e.g. ("denoiser",)
+    OPTIONAL    inputs that it may be given
+    MODELS      likewise, each a TorchScript file, e.g. ("denoiser",)
     ARTEFACTS   what a method makes besides the image, kept in its result, e.g. ("mask",)
-    REUSES      inputs that it may be given, each an artefact of that name of another result
+    REUSES      likewise, each an artefact of that name of another result
     NOT_FOR     stop rules: methods about which the rule says little; WATCHABLE = False: it cannot merely watch
     DATA_TERMS  operators: what they offer; methods: what they fit; absent: least_squares, with a network any that there is
     AMBIGUOUS   operators: True where a measurement leaves open where an image lies; ``aligned(view, truth)`` then serves scores

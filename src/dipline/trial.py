@@ -105,9 +105,10 @@ def run(resolved, task, seed, advance, say):
     """
     with tempfile.TemporaryDirectory() as folder:
         A, y, truth, head, inputs = problem(task, Path(folder))
-    needed = registry.get("methods", resolved["method"]).get("INPUTS", ())
+    plugin = registry.get("methods", resolved["method"])
+    taken = {name: inputs[name] for name in (*plugin.get("INPUTS", ()), *plugin.get("OPTIONAL", ())) if name in inputs}
     with loop.borrowed(y.device.type, 1):
-        result = loop.fit(y, A, resolved, seed, {name: inputs[name] for name in needed}, Watch(advance), say)
+        result = loop.fit(y, A, resolved, seed, taken, Watch(advance), say)
     low, high = head["scores"][0].get("clip") or (None, None)
     within = lambda x: x if low is None and high is None else np.clip(x, low, high)  # noqa: E731
     aligned = getattr(registry.get("physics", type(A).__module__.split(".")[-1]).load(), "aligned", lambda x, _: x)
@@ -119,6 +120,12 @@ def run(resolved, task, seed, advance, say):
     psnr["peak"] = max([*curve, psnr["stopped"], psnr["last"]])
     steps = np.array(result.snapshot_steps) + 1
     return {"result": result, "truth": truth, **views, "psnr": psnr, "curve": (steps, curve)}
+
+
+def size(task):
+    """Pixels a side."""
+    params = TASKS[task]["params"]
+    return params.get("matrix") or params["size"]
 
 
 def kind(task):

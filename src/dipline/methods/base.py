@@ -13,7 +13,7 @@ from torch import nn
 
 @dataclass
 class Problem:
-    """All that a method may see, in scaled units, held-out samples removed.
+    """All that a method may see, held-out samples removed, in units in which the starting image x0 is about 1 where it is brightest.
 
     Attributes:
         y: the measurement, in the operator's own order.
@@ -22,8 +22,8 @@ class Problem:
         network: ``network(in_channels, out_channels)`` makes the arm's network; a second call makes an independent one.
         rng: ``rng(purpose)`` makes a generator on the device, seeded by (seed, purpose) alone.
         iterations: optimiser steps that the study asks for.
-        inputs: what the method declares in INPUTS, e.g. ``prior`` (parts, H, W) in the same units as x0; of MODELS and REUSES
-            what is given.
+        inputs: what the method declares in INPUTS, e.g. ``prior`` (parts, H, W) in the same units as x0; of OPTIONAL, MODELS and
+            REUSES what is given.
         penalty: what the arm adds to the loss, a function of the image (``penalties.of``), or None.
         grid: (h, w) of the noise that the network takes; None: the image's.
     """
@@ -41,7 +41,7 @@ class Problem:
 
 @dataclass
 class Stage:
-    """A stretch of optimiser steps.
+    """A stretch of optimiser steps, one or more; a stage begins with a new optimiser. All stages together take ``problem.iterations``.
 
     Attributes:
         groups: torch parameter groups, with any number of learning rates; empty: no optimiser (classical solvers).
@@ -54,6 +54,10 @@ class Stage:
     optimiser: str = "adam"
     clip: float = 0.0
     scored: bool = True
+
+    def __post_init__(self):
+        if self.steps < 1:
+            raise ValueError(f"stage {self.name}: found {self.steps} steps, allowed: 1 or more; more iterations, or one stage less")
 
 
 class Method(nn.Module):
@@ -72,8 +76,9 @@ class Method(nn.Module):
         """Called at the start of a stage: threshold a mask, freeze, re-initialise."""
 
     def loss(self, k):
-        """(loss, image estimate (parts, H, W) or None) at step k; the same graph for every k. The arm's penalty is added to it, where
-        there is an estimate: one that is detached from the weights needs a refusal of penalties in REFUSES."""
+        """(loss, image estimate (parts, H, W) or None) at step k, which counts from 0 over all stages. Stages may have graphs of their
+        own (``enter`` says which it is); within one the graph is the same for every k, so that it can be captured. The arm's penalty is
+        added to it, where there is an estimate: one that is detached from the weights needs a refusal of penalties in REFUSES."""
         raise NotImplementedError
 
     def after(self, k):
@@ -138,10 +143,13 @@ class Method(nn.Module):
 
     def first_input(self, kind, channels=0, scale=1.0, size=None):
         """The network's first input (1, C, H, W): ``zero_filled`` (the starting image), ``least_squares`` (:meth:`least_squares`),
-        ``uniform`` U[0, scale) or ``normal`` N(0, scale²) with ``channels`` channels (0: as many as the image has), of
-        ``size`` (H, W) (None: as the network takes it)."""
+        ``coordinates`` (rows and columns from 0 to 1), ``uniform`` U[0, scale) or ``normal`` N(0, scale²) with ``channels`` channels (0: as
+        many as the image has), of ``size`` (H, W) (None: as the network takes it)."""
         if kind == "zero_filled":
             return self.channels(self.problem.x0)
+        if kind == "coordinates":
+            places = [torch.linspace(0, 1, n, device=self.y.device) for n in self.A.domain[1:]]
+            return torch.stack(torch.meshgrid(*places, indexing="ij"))[None]
         if kind == "least_squares":
             return self.channels(self.least_squares())
         shape = (1, channels or self.A.channels, *(size or self.problem.grid or self.A.domain[1:]))

@@ -19,7 +19,7 @@ NETWORK = {"unet": {}}
 ITERATIONS = 3000
 PARAMETERS = {
     "lr": 3e-4,
-    "input": ("uniform", "normal", "zero_filled", "least_squares"),
+    "input": ("uniform", "normal", "zero_filled", "least_squares", "coordinates"),
     "input_channels": 0,
     "input_scale": 1.0,
     "input_noise": 0.0,
