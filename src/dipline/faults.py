@@ -410,6 +410,7 @@ def _arm_problems(study, name, arm, acqs):
     for key, given in arm.inputs.items():
         if key not in (allowed := (*takes, *optional, *models, *reuses)):
             yield f"inputs.{key}: {arm.method} takes no such input (allowed: {', '.join(allowed) or 'none'})"
+            continue
         if key in reuses:
             yield from (f"inputs.{key}{p}" for p in _artefact_problems(study, name, key, given))
             continue
