@@ -280,12 +280,21 @@ STUDY = {
 }  # fmt: skip
 
 
+BLIND = {"blind": {"task": "deblur_blind", "width": 1.2}}  # what an image alone does not answer
+
+
 def test_an_arm_runs_where_its_method_solves_the_task():
     study = studies.load(STUDY)
     where = {arm: {acq for acq in TASKS if study.solves(arm, "photos", acq)} for arm in study.arms}
     assert where["nlm"] == where["wavelet"] == {"noisy"} and where["wiener"] == where["lucy"] == {"soft", "moved"}
     assert where["hio"] == {"phase"} and where["tv"] == set(TASKS) - {"camera", "phase"}
     assert where["dip"] == where["degraded"] == set(TASKS)
+    blind = {"photos": STUDY["datasets"]["photos"] | {"acquisitions": BLIND}}
+    arms = {"degraded": {"method": "degraded"}, "found": {"method": "self_deblur"}, "lucy": {"method": "blind_lucy"}}
+    study = studies.load(STUDY | {"datasets": blind, "arms": arms})
+    assert all(study.solves(arm, "photos", "blind") for arm in arms)
+    with pytest.raises(StudyError, match="method: vanilla solves all but deblur_blind, and no dataset is of that kind; leave the arm out"):
+        studies.load(STUDY | {"datasets": blind, "arms": {"dip": STUDY["arms"]["dip"]}})
 
 
 def test_preconditioning_a_photograph_is_a_fault():
@@ -298,9 +307,10 @@ def test_a_study_of_every_task(tmp_path):
     """From embedded images to the page: every task measured, fitted, scored, shown and exported."""
     photos, arms = STUDY["datasets"]["photos"], STUDY["arms"]
     datasets = {  # the second with a network alone: jobs cost seconds
-        d: photos | {"acquisitions": {name: TASKS[name] for name in names}}
-        for d, names in (("photos", ("noisy", "holes", "soft", "phase")), ("more", ("small", "camera", "gauss")))
+        d: photos | {"acquisitions": {name: (TASKS | BLIND)[name] for name in names}}
+        for d, names in (("photos", ("noisy", "holes", "soft", "phase", "blind")), ("more", ("small", "camera", "gauss")))
     }
+    arms |= {"lucy_blind": {"method": "blind_lucy"}, "found": arms["dip"] | {"method": "self_deblur", "datasets": ["photos"]}}
     arms = {name: arm if name == "dip" else arm | {"datasets": ["photos"]} for name, arm in arms.items()}
     (tmp_path / "study.yaml").write_text(json.dumps(STUDY | {"datasets": datasets, "arms": arms}))
     line = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--configfile", "study.yaml"]
@@ -320,7 +330,9 @@ def test_a_study_of_every_task(tmp_path):
     assert np.asarray(Image.open(root / "volumes/tv/photos/holes/seed0/astronaut.png")).shape == (32, 32, 3)
     page = (root / "report.html").read_text()
     assert "1 image" in page and "photographs" in page and "patient_" not in page
-    assert len(list(root.glob("figures/panels/*/*/*.png"))) == 7
+    assert len(list(root.glob("figures/panels/*/*/*.png"))) == 8
+    (kernel,) = (i["artefact_kernel"] for f in root.glob("recon/photos/*/blind/found/seed0/s*.h5") for i in store.read(f)[1].values())
+    assert kernel.shape == (9, 9) and kernel.sum() == pytest.approx(1, abs=1e-5)
 
 
 def test_phase_retrieval_is_scored_where_the_truth_lies(tmp_path):

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from dipline.study import Cartesian, Degraded, local
 
+BLURS = ("deblur", "deblur_blind", "blur_nonlinear")
 TAKES = {  # keys that mean something for one kind of task alone
     "denoise": (), "inpaint": ("missing", "boxes", "file"), "superres": ("factor", "filter"),
-    "deblur": ("kernel", "width", "length", "angle", "file"), "blur_nonlinear": ("kernel", "width", "length", "angle", "file"),
+    **dict.fromkeys(BLURS, ("kernel", "width", "length", "angle", "file")),
     "phase": ("oversampling",), "gaussian": ("rate",),
 }  # fmt: skip
 UNDRAWN = ("file", "full", "as_measured")  # masks without chance or density
@@ -31,7 +32,7 @@ def essence(a):
     elif isinstance(a, Degraded):
         chance |= bool(a.sigma or a.peak or a.impulse or a.missing or a.rate)
         found["boxes"] = a.boxes and tuple(sorted(a.boxes))
-        if a.task in ("deblur", "blur_nonlinear") and a.kernel == "gaussian":
+        if a.task in BLURS and a.kernel == "gaussian":
             found["width"] = a.width or 1.6
     else:
         whole = 180.0 if a.geometry == "parallel" else 360.0
@@ -106,8 +107,10 @@ def of_task(a):
     for task, key, example in (("superres", "factor", 4), ("gaussian", "rate", 0.25)):
         if a.task == task and getattr(a, key) is None:
             yield key, f"missing; task: {task} needs one, e.g. {key}: {example}"
-    if a.task in ("deblur", "blur_nonlinear"):
+    if a.task in BLURS:
         yield from _of_kernel(a)
+        if a.task == "deblur_blind" and a.holdout:
+            yield "holdout", "means nothing with task: deblur_blind, where an image alone does not tell the values left out; leave it out"
     elif a.file and a.task == "inpaint":
         yield from _of_image_file(a.file, "mask_file")
 
@@ -143,6 +146,7 @@ def words(a):
     blur = f"{kernels[a.kernel]}, periodic"
     said = {
         "denoise": "all pixels", "superres": f"{a.factor} times fewer pixels a side ({a.filter})", "deblur": blur,
+        "deblur_blind": f"{blur}, the kernel unknown but for its size; scored up to a shift by whole pixels",
         "blur_nonlinear": f"{blur}, of light (grey levels to the power 2.2), cut off at white",
         "phase": f"magnitudes of a Fourier transform oversampled {a.oversampling:g} times a side",
         "gaussian": f"Gaussian random matrix, {a.rate} values a pixel",
@@ -163,7 +167,7 @@ def try_image(a, scan):
     shape = scan["shape"][-2:]
     if a.task == "inpaint" and a.missing is None:
         degrade.seen(tuple(shape), np.random.default_rng(0), None, a.boxes, local(a.file) if a.file else None)
-    if a.task in ("deblur", "blur_nonlinear"):
+    if a.task in BLURS:
         kernel = degrade.kernel(a.kernel, a.width, a.length, a.angle, local(a.file) if a.file else None)
         if any(k > n for k, n in zip(kernel.shape, shape, strict=True)):
             found, allowed = (f"{rows} x {columns} pixels" for rows, columns in (kernel.shape, shape))

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from dipline import acquisitions, registry
 from dipline.study import (
     ACQUISITIONS,
+    BY_NAME,
     NAME,
     SLICES,
     VARIES,
@@ -382,7 +383,8 @@ def _arm_problems(study, name, arm, acqs):
         yield from (f"{where}{p}" for p in _variant_problems(changed, method, over if acq else None))
     if arm.seeds and len(set(arm.seeds)) != len(arm.seeds):
         yield f"seeds: found {arm.seeds}, allowed: every seed once"
-    tasks, takes, models = ", ".join(method.get("TASKS", ())), method.get("INPUTS", ()), method.get("MODELS", ())
+    every = f"all but {', '.join(BY_NAME)}"
+    tasks, takes, models = ", ".join(method.get("TASKS", ())) or every, method.get("INPUTS", ()), method.get("MODELS", ())
     for d in arm.datasets or []:
         if d not in study.datasets:
             yield f"datasets: {_no('dataset', d, study.datasets)}"

@@ -86,6 +86,11 @@ def _deblur(image, a, draw):
     return {"data": degrade.blurred(image, kernel), "kernel": kernel}
 
 
+def _deblur_blind(image, a, draw):
+    kernel = _kernel(image, a)
+    return {"data": degrade.blurred(image, kernel), "frame": np.array(kernel.shape)}
+
+
 def _nonlinear(image, a, draw):
     kernel = _kernel(image, a)
     return {"data": degrade.nonlinear(image, kernel), "kernel": kernel}
@@ -104,6 +109,6 @@ def _gaussian(image, a, draw):
 
 
 TASKS = {
-    "denoise": _denoise, "inpaint": _inpaint, "superres": _superres, "deblur": _deblur, "blur_nonlinear": _nonlinear, "phase": _phase,
-    "gaussian": _gaussian,
+    "denoise": _denoise, "inpaint": _inpaint, "superres": _superres, "deblur": _deblur, "deblur_blind": _deblur_blind,
+    "blur_nonlinear": _nonlinear, "phase": _phase, "gaussian": _gaussian,
 }  # fmt: skip

@@ -176,7 +176,7 @@ class Projections(Model):
 class Degraded(Model):
     """How a photograph becomes a measurement. Grey levels are those of 8 bits, white is 255."""
 
-    task: Literal["denoise", "inpaint", "superres", "deblur", "blur_nonlinear", "phase", "gaussian"]
+    task: Literal["denoise", "inpaint", "superres", "deblur", "deblur_blind", "blur_nonlinear", "phase", "gaussian"]
     sigma: Annotated[float, Field(ge=0)] = Field(0.0, description="Gaussian noise: standard deviation in grey levels")
     peak: Photons | None = Field(None, description="Poisson noise: photons where the image is white")
     impulse: Fraction | None = Field(None, description="part of the values that are black or white by chance")
@@ -187,7 +187,7 @@ class Degraded(Model):
     file: str | None = Field(None, description="inpaint: a mask, 0 where pixels are missing; kernel: file; .npy or a grey image")
     factor: Literal[2, 4, 8] | None = Field(None, description="superres: how much smaller each side is")
     filter: Literal["lanczos", "bicubic"] = Field("lanczos", description="superres: what small images are made with")
-    kernel: Literal["gaussian", "motion", "file"] = Field("gaussian", description="deblur, blur_nonlinear")
+    kernel: Literal["gaussian", "motion", "file"] = Field("gaussian", description="deblur, deblur_blind, blur_nonlinear")
     width: Length | None = Field(None, description="kernel: gaussian: standard deviation in pixels; default 1.6")
     length: Length | None = Field(None, description="kernel: motion: in pixels")
     angle: float = Field(0.0, description="kernel: motion: degrees from the rows upwards")
@@ -198,7 +198,7 @@ class Degraded(Model):
 
     @property
     def physics(self):
-        return {"denoise": "pixels", "inpaint": "pixels", "deblur": "blur"}.get(self.task, self.task)
+        return {"denoise": "pixels", "inpaint": "pixels", "deblur": "blur", "deblur_blind": "blur_blind"}.get(self.task, self.task)
 
     def words(self, limits=()):
         """What a table's caption says of the acquisition, as phrases."""
@@ -309,6 +309,14 @@ class Arm(Model):
     )
 
 
+BY_NAME = ("deblur_blind",)  # tasks of which an image alone is no answer: for the methods that name them
+
+
+def takes(tasks, modality, task):
+    """Whether a method with these TASKS (None: all) solves a task of a modality."""
+    return task in (tasks or ()) if task in BY_NAME else not tasks or modality in tasks or task in tasks
+
+
 class Study(Model):
     """A study file."""
 
@@ -338,10 +346,8 @@ class Study(Model):
         tasks = registry.get("methods", a.method).get("TASKS")
         if a.datasets is not None and dataset not in a.datasets:
             return False
-        if not tasks or modality in (None, *tasks):
-            return True
         acqs = self.datasets[dataset].acquisitions if acq is None else [acq]
-        return any(self._task(dataset, name) in tasks for name in acqs)
+        return modality is None or any(takes(tasks, modality, self._task(dataset, name)) for name in acqs)
 
     def _task(self, dataset, acq):
         """The task of an acquisition, also where the rest of it is at fault."""

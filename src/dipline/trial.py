@@ -23,6 +23,7 @@ TASKS = {
     "inpaint": PHOTO | {"acq": {"task": "inpaint", "missing": 0.5}},
     "superres": PHOTO | {"acq": {"task": "superres", "factor": 4}},
     "deblur": PHOTO | {"acq": {"task": "deblur", "sigma": 2}},
+    "deblur_blind": PHOTO | {"acq": {"task": "deblur_blind", "sigma": 1}},
     "blur_nonlinear": PHOTO | {"acq": {"task": "blur_nonlinear", "sigma": 2}},
     "phase": PHOTO | {"acq": {"task": "phase"}},
     "gaussian": PHOTO | {"params": {"size": 64}, "acq": {"task": "gaussian", "rate": 0.25}},
@@ -81,8 +82,9 @@ def checked(arm, task):
         raise studies.StudyError([f"--task: found {task}, allowed: {', '.join(TASKS)}{registry.nearest(task, TASKS)}"])
     resolved = studies.resolve(studies.checked_arm(arm), snapshots=60)
     plugin = registry.get("methods", resolved["method"])
-    if (tasks := plugin.get("TASKS")) and not {task, kind(task)} & set(tasks):
-        allowed = ", ".join(t for t in TASKS if {t, kind(t)} & set(tasks))
+    solved = [t for t in TASKS if studies.takes(plugin.get("TASKS"), kind(t), t)]
+    if task not in solved:
+        allowed = ", ".join(solved)
         raise studies.StudyError([f"--task: found {task}, allowed with {plugin.name}: {allowed}"])
     lacking = [name for name in plugin.get("INPUTS", ()) if (name, kind(task)) != ("prior", "mri")]
     if lacking:

@@ -7,7 +7,7 @@ interpolation; compressed sensing: Aᵀy; phase retrieval: the image of the magn
 from dipline.methods.base import Method, Stage
 
 CLASS = "classical"
-TASKS = ("image",)
+TASKS = ("image", "deblur_blind")
 RANDOM = False
 ITERATIONS = 1
 PARAMETERS = {}

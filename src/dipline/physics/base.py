@@ -33,6 +33,7 @@ class Operator:
     Attributes:
         domain: (parts, H, W); parts are map sets or colours. Images are complex where ``complex`` is True.
         linear: whether ``AT`` exists.
+        complete: whether the image is all that the measurement depends on.
         norm: an upper bound of the operator's spectral norm; operators are built such that it is about 1.
         support: bool (H, W), the pixels that the measurement depends on at all, or None; images are zero elsewhere.
         unit_axis: axis of ``y`` along which the units lie.
@@ -45,6 +46,7 @@ class Operator:
     frames = 1
     complex = False
     linear = True
+    complete = True
     norm = 1.0
     support = None
     unit_axis = -1
