@@ -310,7 +310,7 @@ def test_a_study_of_every_task(tmp_path):
         d: photos | {"acquisitions": {name: (TASKS | BLIND)[name] for name in names}}
         for d, names in (("photos", ("noisy", "holes", "soft", "phase", "blind")), ("more", ("small", "camera", "gauss")))
     }
-    arms |= {"lucy_blind": {"method": "blind_lucy"}, "found": arms["dip"] | {"method": "self_deblur", "datasets": ["photos"]}}
+    arms = arms | {"lucy_blind": {"method": "blind_lucy"}, "found": arms["dip"] | {"method": "self_deblur", "datasets": ["photos"]}}
     arms = {name: arm if name == "dip" else arm | {"datasets": ["photos"]} for name, arm in arms.items()}
     (tmp_path / "study.yaml").write_text(json.dumps(STUDY | {"datasets": datasets, "arms": arms}))
     line = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--configfile", "study.yaml"]

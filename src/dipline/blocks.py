@@ -190,14 +190,13 @@ def _fit(measurement, head, indices, arm, seed, device, given, keeper, say, befo
 def _content(A, y, result, image, last, device):
     """What the recon file holds of one slice of a result."""
     x = torch.from_numpy(image).to(device)
-    residual = float(A.residual(x, y) / y.abs().square().sum()) if A.complete else np.nan
+    residual = {"residual": float(A.residual(x, y) / y.abs().square().sum())} if A.complete else {}
     return {
         "status": "done", "reason": "", "image": image, "view": A.view(x).cpu().numpy().astype(np.float32),
         "last_view": A.view(torch.from_numpy(last).to(device)).cpu().numpy().astype(np.float32),
         "losses": np.array(result.losses, np.float64).reshape(-1, 2), "iterations": result.iterations,
         "chosen": result.chosen, "watched": result.watched, "scale": result.scale,
-        "residual": residual, "seconds": result.seconds, "memory_mb": _memory(device),
-        "checksum": store.checksum(image), **{f"artefact_{k}": v.cpu().numpy() for k, v in result.artefacts.items()},
+        "seconds": result.seconds, "memory_mb": _memory(device), "checksum": store.checksum(image), **residual, **{f"artefact_{k}": v.cpu().numpy() for k, v in result.artefacts.items()},
     }  # fmt: skip
 
 

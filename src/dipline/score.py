@@ -45,7 +45,7 @@ def score(recons, snapshots, reference, measurement, heldout, out, state=None):
     if good and kept["status"] == "done":
         rows += [[s, "heldout_nmse", "stopped", _heldout(heldout, s, i["image"], head["physics"])] for s, i in good.items()]
     each = ("residual", "seconds", "iterations", "memory_mb")
-    rows += [[s, key, "stopped", i[key]] for s, i in good.items() for key in each]
+    rows += [[s, key, "stopped", i[key]] for s, i in good.items() for key in each if key in i]
     if good and len(good) == len(images):
         total = {
             "seconds": np.sum, "iterations": np.mean, "residual": np.mean, "heldout_nmse": np.mean, "memory_mb": np.max,
