@@ -196,7 +196,8 @@ def _content(A, y, result, image, last, device):
         "last_view": A.view(torch.from_numpy(last).to(device)).cpu().numpy().astype(np.float32),
         "losses": np.array(result.losses, np.float64).reshape(-1, 2), "iterations": result.iterations,
         "chosen": result.chosen, "watched": result.watched, "scale": result.scale,
-        "seconds": result.seconds, "memory_mb": _memory(device), "checksum": store.checksum(image), **residual, **{f"artefact_{k}": v.cpu().numpy() for k, v in result.artefacts.items()},
+        "seconds": result.seconds, "memory_mb": _memory(device), "checksum": store.checksum(image), **residual,
+        **{f"artefact_{k}": v.cpu().numpy() for k, v in result.artefacts.items()},
     }  # fmt: skip
 
 
