@@ -9,6 +9,7 @@ BASES = {"mri": "zero_filled", "ct": "fbp", "image": "degraded"}  # what needs n
 REFERENCE = "vanilla"  # of the costs
 WITHOUT = {  # methods and networks without an arm in the study, and why
     "unet": "all arms have the same small network, so that the costs of an iteration can be compared",
+    "self_deblur": "it solves blind deblurring alone: `make tasks`",
     "video_prior": "it fits several frames as one problem; the problems here are single images",
 }
 

@@ -7,27 +7,26 @@ from common import RESULTS, ROOT, shown, value, write
 
 STUDIES = sorted(f.stem for f in (ROOT / "config" / "studies").glob("task_*.yaml"))
 STARTS = ("degraded", "zero_filled")  # what the measurement shows by itself
-DIP, STOPPED = "dip", "es_dip"  # vanilla to its last step, and stopped by WMV
-HEAD = ["task", "measurement", "untouched", "tv", "other baselines", "dip (peak)", "es_dip", "dip − untouched, by image"]
+STOPPED = "es_dip"  # the same arm stopped by WMV
+HEAD = ["task", "measurement", "untouched", "tv", "other baselines", "untrained (peak)", STOPPED, "untrained − untouched, by image"]
 
 
 def rows_of(plan, m):
-    """A row of the table for each dataset and acquisition; PSNR, means over images."""
-    found, m = [], m[m.slice == ""]
+    """A row of the table for each dataset and acquisition; PSNR, means over images. The first arm with a network runs to its end."""
+    found, m, untrained = [], m[m.slice == ""], common.untrained(plan)
     for (dataset, acq), rows in m.groupby(["dataset", "acq"], sort=False):
         arms = [arm for arm in plan.study.arms if (rows.arm == arm).any()]
         if not arms:
             continue
-        of = lambda arm, which="stopped", rows=rows: value(rows[rows.arm == arm], "psnr", which)  # noqa: E731
-        start = next(arm for arm in STARTS if arm in arms)
+        of = lambda arm, which="stopped", rows=rows: shown(value(rows[rows.arm == arm], "psnr", which), ".2f")  # noqa: E731
+        start, dip = next(arm for arm in STARTS if arm in arms), untrained[0]
         words = getattr(plan.study.acquisition(dataset, acq), "words", lambda acq=acq: [acq])()
-        others = [arm for arm in arms if arm not in (start, "tv", DIP, STOPPED)]
-        gains = [common.above(image, DIP, start) for _, image in rows.groupby("volume", sort=False)]
+        others = [arm for arm in arms if arm not in (start, "tv", *untrained)]
+        gains = [common.above(image, dip, start) for _, image in rows.groupby("volume", sort=False)]
         found.append([
-            plan.study.name.removeprefix("task_"), f"{dataset}: {', '.join(words)}", shown(of(start), ".2f"),
-            shown(of("tv"), ".2f") if "tv" in arms else "", ", ".join(f"{arm} {shown(of(arm), '.2f')}" for arm in others),
-            f"{shown(of(DIP), '.2f')} ({shown(of(DIP, 'peak'), '.2f')})", shown(of(STOPPED), ".2f"),
-            ", ".join(shown(gain, "+.2f") for gain in gains),
+            plan.study.study.removeprefix("task_"), f"{dataset}: {', '.join(words)}", of(start), of("tv") if "tv" in arms else "",
+            ", ".join(f"{arm} {of(arm)}" for arm in others), f"{dip} {of(dip)} ({of(dip, 'peak')})",
+            of(STOPPED) if STOPPED in arms else "", ", ".join(shown(gain, "+.2f") for gain in gains),
         ])  # fmt: skip
     return found
 
