@@ -100,6 +100,8 @@ class Run:
         self.A = A
         self.method = plugin_class("methods", arm["method"], Method)(problem, **arm["params"]).to(self.device)
         self.stages = self.method.stages()
+        if empty := [s.name for s in self.stages if s.steps < 1]:
+            raise ValueError(f"iterations: too few for a step of {arm['method']}'s {', '.join(empty)}; allow more, or a stage less")
         before = sum(s.steps for s in takewhile(lambda s: not s.scored, self.stages))  # nothing is shown yet
         total = sum(s.steps for s in self.stages) - before
         self.wanted = [before + k for k in snapshot_steps(total, arm["snapshots"])]

@@ -55,10 +55,6 @@ class Stage:
     clip: float = 0.0
     scored: bool = True
 
-    def __post_init__(self):
-        if self.steps < 1:
-            raise ValueError(f"stage {self.name}: found {self.steps} steps, allowed: 1 or more; more iterations, or one stage less")
-
 
 class Method(nn.Module):
     """Base class. State is parameters and buffers: a checkpoint holds state_dict, optimiser, generators and k."""
