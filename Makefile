@@ -4,13 +4,14 @@
 # make scale   what plans, starts of jobs and files of large studies cost -> tests/benchmarks/results/scale.md
 # make methods every method on one small problem of each kind -> tests/benchmarks/results/methods.md
 # make tasks   DIP beside classical baselines, task by task -> tests/benchmarks/results/tasks.md
+# make gpu     what a GPU makes of one slice and of many -> tests/benchmarks/results/gpu_<device>.md
 # make claims  the demo, and whether what it is to show holds -> tests/benchmarks/results/demo.md
 VENV := .venv
 BIN := $(VENV)/bin
 CORES ?= 2
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) --quiet rules
 
-.PHONY: setup demo claims methods tasks test test-slurm real scale lint clean
+.PHONY: setup demo claims methods tasks test test-slurm real scale gpu lint clean
 
 setup: $(VENV)/.ready
 
@@ -43,6 +44,9 @@ test-slurm: setup
 	@command -v slurmctld munged > /dev/null || [ "$$(id -u)" != 0 ] || { apt-get update -q && \
 	  DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends slurm-wlm munge; } || echo "Slurm cannot be installed here"
 	$(BIN)/python -m pytest -n 4 -rs tests/slurm
+
+gpu: setup
+	$(BIN)/python tests/benchmarks/gpu.py
 
 real: setup
 	$(BIN)/python tests/benchmarks/real_mri.py

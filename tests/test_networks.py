@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from dipline import registry
+from dipline.networks import resample
 
 NAMES = list(registry.plugins("networks"))
 
@@ -129,3 +130,23 @@ def test_conv_decoder_is_its_definition():
         up = want.repeat_interleave(2, 2).repeat_interleave(5, 3) if i < 2 else want
         want = normed(torch.nn.functional.conv2d(up, block[0].weight, block[0].bias, padding=1).relu())
     assert torch.allclose(net(h), torch.nn.functional.conv2d(want, net.last[0].weight, net.last[0].bias), atol=1e-5)
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+def test_upsampling_for_a_gpu_is_torchs_with_its_gradient(align_corners):
+    x = torch.rand(2, 3, 5, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    found = resample.Bilinear.apply(x, (10, 13), align_corners)
+    wanted = torch.nn.functional.interpolate(x, (10, 13), mode="bilinear", align_corners=align_corners)
+    weights = torch.rand(found.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(found, wanted)
+    gradients = [torch.autograd.grad((y * weights).sum(), x)[0] for y in (found, wanted)]
+    torch.testing.assert_close(*gradients, rtol=1e-6, atol=1e-6)  # the interpolation matrix is in single precision
+
+
+def test_reflection_for_a_gpu_is_torchs_with_its_gradient():
+    x = torch.rand(2, 3, 4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    found, wanted = resample.Reflected.apply(x), torch.nn.functional.pad(x, (1, 1, 1, 1), mode="reflect")
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+    weights = torch.rand(found.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    gradients = [torch.autograd.grad((y * weights).sum(), x)[0] for y in (found, wanted)]
+    torch.testing.assert_close(*gradients)

@@ -102,7 +102,7 @@ def test_a_refit_runs_as_long_as_was_chosen_and_counts_both_fits(monkeypatch, tm
     It looked as cheap as an arm that fits once, and cheaper after a resume."""
     arm = small_arm("vanilla", 40, stop={"holdout": chosen_at(monkeypatch, 6) | {"refit": True}})
     runs, iterate = [], loop.iterate
-    monkeypatch.setattr(loop, "iterate", lambda run, *more: (runs.append(run), iterate(run, *more)))
+    monkeypatch.setattr(loop, "iterate", lambda run, *more: runs.append(run) or iterate(run, *more))
     straight, said = fit(arm)
     assert [run.k for run in runs] == [10, 7] and runs[1].held is None
     assert "fitting all samples for the 7 iterations that the held-out samples chose" in said

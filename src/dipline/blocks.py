@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from dipline import loop, registry, store, study
-from dipline.loop import Diverged, fit
+from dipline.loop import Diverged, fit, fitting, together
 from dipline.physics.joint import Joint
 from dipline.resume import Keeper, Lease, Signals
 from dipline.study import StudyError
@@ -102,35 +102,59 @@ def block(measurement, out, snapshots, slices, spec, seed, state, given):
     files = [measurement, *(g["file"] for g in given.values())]
     runs_on = {"device": _device_name(device), "threads": torch.get_num_threads()}
     provenance = store.provenance("reconstruct", spec, files, seed=seed, given=given, **runs_on)
-    together = [list(slices)] if "mode" in spec["arm"] else []
-    identity = json.dumps([spec, seed, provenance["inputs"], given, device.type, *together]).encode()
+    block_of = [list(slices)] if "mode" in spec["arm"] else []
+    identity = json.dumps([spec, seed, provenance["inputs"], given, device.type, *block_of]).encode()
     folder = Path(state) / store.checksum(np.frombuffer(identity, np.uint8))[:16]
     lease = Lease(folder)
     lease.acquire(signals)
     try:
         images, views, arm, before = {}, {}, spec["arm"], None
-        for fitted in [list(slices)] if arm.get("mode") == "joint" else [[index] for index in slices]:
-            done, called = folder / f"s{fitted[0]:03d}.h5", f"slice {', '.join(map(str, fitted))}"
-            if not done.exists():
-                say(f"{called}: {arm['method']}, seed {seed}, on {provenance['device']}, {provenance['threads']} threads")
-                keeper = Keeper(done.with_suffix(".pt"), lease, signals)
-                results, shots = _fit(measurement, head, fitted, arm, seed, device, given, keeper, say, before)
-                store.write(done.with_suffix(".snapshots.h5"), shots, {})
-                store.write(done, results, {})
-                keeper.file.unlink(missing_ok=True)
-                if signals.seen:
-                    raise loop.Interrupted(f"{called} is finished and kept")
-            else:
-                say(f"{called}: finished before, taken from {done}")
-            images |= store.read(done)[1]
-            views |= store.read(done.with_suffix(".snapshots.h5"))[1]
-            before = Keeper(done.with_suffix(".networks.pt"), lease, signals) if arm.get("mode") == "chain" else None
+        files = lambda fitted: folder / f"s{fitted[0]:03d}.h5"  # noqa: E731
+        for group in _groups(slices, arm.get("mode"), device):
+            left = [fitted for fitted in group if not files(fitted).exists()]
+            for fitted in group:
+                if fitted not in left:
+                    say(f"{_called(fitted)}: finished before, taken from {files(fitted)}")
+            fits = []
+            for fitted in left:
+                say(f"{_called(fitted)}: {arm['method']}, seed {seed}, on {provenance['device']}, {provenance['threads']} threads")
+                keeper = Keeper(files(fitted).with_suffix(".pt"), lease, signals)
+                fit_of = _fit(measurement, head, fitted, arm, seed, device, given, keeper, say, before)
+                fits.append(_kept(files(fitted), fit_of, len(left)))
+            together(fits, device)
+            if left and signals.seen:
+                raise loop.Interrupted(f"{', '.join(map(_called, left))} is finished and kept")
+            for fitted in group:
+                images |= store.read(files(fitted))[1]
+                views |= store.read(files(fitted).with_suffix(".snapshots.h5"))[1]
+            before = Keeper(files(group[0]).with_suffix(".networks.pt"), lease, signals) if arm.get("mode") == "chain" else None
         if lease.mine():
             attributes = {"kind": "recon", "seed": seed, "provenance": provenance, "status": _status(images)}
             store.write(snapshots, views, {"kind": "snapshots"})
             store.write(out, images, attributes)
     finally:
         lease.release()
+
+
+def _groups(slices, mode, device):
+    """[[indices of one problem]] of every group, whose problems are fitted side by side: a batch, which a CPU has no room for."""
+    problems = [list(slices)] if mode == "joint" else [[index] for index in slices]
+    return [problems] if mode == "batch" and device.type == "cuda" else [[problem] for problem in problems]
+
+
+def _called(fitted):
+    return f"slice {', '.join(map(str, fitted))}"
+
+
+def _kept(file, fit, among):
+    """Run one of ``among`` fits that share the device, step by step, and keep what it returns."""
+    results, shots = yield from fit
+    for result in results.values():
+        if "seconds" in result:
+            result["seconds"] /= among
+    store.write(file.with_suffix(".snapshots.h5"), shots, {})
+    store.write(file, results, {})
+    file.with_suffix(".pt").unlink(missing_ok=True)
 
 
 def _code(arm, physics):
@@ -145,7 +169,8 @@ def _status(images):
 
 
 def _fit(measurement, head, indices, arm, seed, device, given, keeper, say, before):
-    """({slice: what the recon file holds of it}, {slice: what the snapshot file holds}) of one slice, or of several together.
+    """({slice: what the recon file holds of it}, {slice: what the snapshot file holds}) of one slice, or of several as one problem; a
+    generator as ``loop.fitting`` is.
 
     ``before``: where a neighbour's networks are kept, of a chain.
     """
@@ -168,14 +193,14 @@ def _fit(measurement, head, indices, arm, seed, device, given, keeper, say, befo
         if networks:
             arm = arm | {"iterations": max(1, round(arm["warm"] * arm["iterations"]))}
             say("starts from its neighbour's network")
-        result = fit(y, A, arm, seed, inputs | models, keeper, say, networks)
+        result = yield from fitting(y, A, arm, seed, inputs | models, keeper, say, networks)
         if arm.get("mode") == "chain":
             Keeper(keeper.file.with_suffix(".networks.pt"), keeper.lease, keeper.signals).save(result.networks)
     except (Diverged, store.Absent, ValueError, torch.linalg.LinAlgError) as error:
         if not isinstance(error, Diverged | store.Absent):  # it may be a fault of the program
             say(traceback.format_exc().rstrip())
         reason = f"{_blamed(error, files)}{error}"
-        say(f"slice {', '.join(map(str, indices))} failed: {reason}")
+        say(f"{_called(indices)} failed: {reason}")
         return {i: {"status": "failed", "reason": reason} for i in indices}, {i: {} for i in indices}
     found, shots, share = {}, {}, len(result.image) // len(indices)
     for n, (index, A, y) in enumerate(zip(indices, operators, parts, strict=True)):

@@ -486,7 +486,7 @@ def _refused(arm, block, about, dataset="", acq=""):
         return []  # told elsewhere
     params = {f"{of}.{key}": value for of in ("params", "penalty") for key, value in resolved.get(of, {}).items()}
     params |= {f"stop.{rule}.{key}": value for rule, options in resolved["stop"].items() for key, value in options.items()}
-    context = about | resolved | params
+    context = about | resolved | params | ({"mode": "serial"} if resolved.get("mode") == "batch" else {})
     used = [("method", "methods", resolved["method"], {})]
     used += [("stop", "stopping", *rule) for rule in resolved["stop"].items()]
     used += [(f"watch[{i}]", "stopping", *item) for i, rule in enumerate(resolved["watch"]) for item in rule.items()]
@@ -567,7 +567,8 @@ def _other_network(found, wanted):
         ((network, options),) = (arm["network"] or {"none": {}}).items()
         drawn = arm["params"].get("input") in ("uniform", "normal")
         channels = drawn and arm["params"].get("input_channels") or "as many as the image"
-        return {"network": network, **options, "input_channels": channels, "block mode": arm.get("mode", "serial")}
+        mode = arm.get("mode", "serial").replace("batch", "serial")
+        return {"network": network, **options, "input_channels": channels, "block mode": mode}
 
     theirs, own = about(found), about(wanted)
     return next((f"{k} {_shown(theirs[k])}, allowed: {_shown(v)}" for k, v in own.items() if theirs.get(k) != v), "")

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import takewhile
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 from dipline import registry
 from dipline.methods import penalties
 from dipline.methods.base import Method, Problem
+from dipline.recorded import Recorded
 
 LOG_SECONDS = 20.0
 
@@ -74,10 +76,10 @@ def snapshot_steps(total, count):
 class Run:
     """One attempt at one image: everything that changes from step to step."""
 
-    def __init__(self, y, A, arm, seed, inputs, stop, iterations, start=()):
+    def __init__(self, y, A, arm, seed, inputs, stop, iterations, start=(), say=print):
         from dipline.stopping.base import Rule
 
-        self.arm, self.device = arm, y.device
+        self.arm, self.device, self.say = arm, y.device, say
         self.generators, self.seed, self.networks, self.made, self.start = {}, seed, 0, [], start
         self.rule = self._rule(Rule, stop, iterations)
         self.watched = {next(iter(w)): self._rule(Rule, w, iterations) for w in arm["watch"]}
@@ -153,13 +155,22 @@ class Run:
         self.optimiser = None
         if stage.groups:
             make = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[stage.optimiser]
-            self.optimiser = make(stage.groups, fused=True)
+            more = {"capturable": True} if self.device.type == "cuda" and stage.optimiser == "adam" else {}
+            self.optimiser = make(stage.groups, fused=True, **more)
+        self.advance = partial(self._method_step, self.optimiser, stage.clip)
+        if self.device.type == "cuda" and self.optimiser:
+            self.advance = Recorded(self.advance, self.method.form, self.generators, self.say)
         self.stage_end = sum(s.steps for s in self.stages[: self.stage + 1])
+
+    def _method_step(self, optimiser, clip, k):
+        half = self.arm.get("precision") == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False) if half else contextlib.nullcontext():
+            return self.method.step(k, optimiser, clip)
 
     def step(self):
         """One optimiser step and everything that watches it. No host synchronisation."""
         stage = self.stages[self.stage]
-        loss, image = self.method.step(self.k, self.optimiser, stage.clip)
+        loss, image = self.advance(self.k)
         if stage.scored:
             with torch.no_grad():
                 self.track(image, loss)
@@ -230,7 +241,32 @@ class Run:
 
 
 def fit(y, A, arm, seed=0, inputs=None, keeper=None, say=print, start=()):
-    """Reconstruct one image.
+    """Reconstruct one image: :func:`fitting` from the first step to the last."""
+    return together([fitting(y, A, arm, seed, inputs, keeper, say, start)], y.device)[0]
+
+
+def together(fits, device):
+    """The results of several :func:`fitting`, a step of each in turn; on a GPU each has a stream of its own, so that they fill it."""
+    streams = [torch.cuda.Stream(device) if device.type == "cuda" else None for _ in fits]
+    results, left, interrupted = [None] * len(fits), list(range(len(fits))), None
+    while left:
+        for i in tuple(left):
+            try:
+                with torch.cuda.stream(streams[i]):
+                    next(fits[i])
+            except StopIteration as end:
+                results[i] = end.value
+                left.remove(i)
+            except Interrupted as error:  # the others save their state as well
+                interrupted = error
+                left.remove(i)
+    if interrupted:
+        raise interrupted
+    return results
+
+
+def fitting(y, A, arm, seed=0, inputs=None, keeper=None, say=print, start=()):
+    """Reconstruct one image, a step at a time: a generator that pauses after every step and returns a :class:`Result`.
 
     Args:
         y, A: measurement and operator of one slice (``physics/``), on the device to be used.
@@ -249,12 +285,13 @@ def fit(y, A, arm, seed=0, inputs=None, keeper=None, say=print, start=()):
     refit, before = (saved["refit"], saved["before"]) if saved else (None, (0.0, 0))  # seconds, iterations of the first fit
     while True:
         stop, iterations = ({"fixed": {}}, refit) if refit else (arm["stop"], arm["iterations"])
-        run = Run(y, A, arm, seed, inputs or {}, stop, iterations, start)
+        torch.backends.cudnn.allow_tf32 = arm.get("precision") != "single"
+        run = Run(y, A, arm, seed, inputs or {}, stop, iterations, start, say)
         if saved:
             run.load(saved["run"])
             say(f"resumed from the checkpoint at iteration {run.k}")
             saved = None
-        iterate(run, arm, keeper, say, refit, before)
+        yield from iterate(run, arm, keeper, say, refit, before)
         if refit or not getattr(run.rule, "refit", False):
             return result_of(run, before)
         refit, before = run.rule.verdict()[1] + 1, (run.seconds, run.k)
@@ -262,7 +299,7 @@ def fit(y, A, arm, seed=0, inputs=None, keeper=None, say=print, start=()):
 
 
 def iterate(run, arm, keeper, say, refit, before):
-    """Step until the budget or the stop rule ends the run."""
+    """Step until the budget or the stop rule ends the run; pauses after every step."""
     started, spoken, spoken_k = time.monotonic() - run.seconds, time.monotonic(), run.k
     total = sum(s.steps for s in run.stages)
     while not run.finished:
@@ -286,6 +323,7 @@ def iterate(run, arm, keeper, say, refit, before):
             spoken, spoken_k = time.monotonic(), run.k
         if stop:
             return
+        yield
 
 
 def read(run, loss):
@@ -318,12 +356,14 @@ def set_up(device, threads):
     """Same device and threads -> same bits."""
     torch.set_num_threads(threads)
     torch.set_deterministic_debug_mode("error" if device == "cpu" else "warn")  # use_deterministic_algorithms imports a compiler
+    torch.utils.deterministic.fill_uninitialized_memory = False  # all of it is written anyway, which costs a tenth of a step or more
     torch.backends.cudnn.benchmark = False
 
 
 @contextlib.contextmanager
 def borrowed(device, threads):
     """:func:`set_up` for a while; torch's settings are then again what they were."""
+    filled = torch.utils.deterministic.fill_uninitialized_memory
     found = torch.get_num_threads(), torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark
     try:
         set_up(device, threads)
@@ -332,3 +372,4 @@ def borrowed(device, threads):
         torch.set_num_threads(found[0])
         torch.set_deterministic_debug_mode(found[1])
         torch.backends.cudnn.benchmark = found[2]
+        torch.utils.deterministic.fill_uninitialized_memory = filled

@@ -48,7 +48,7 @@ FOLDERS = {
 ENGINE = 2  # raise by hand when loop.py, resume.py or store.py change results; a test on fixed bits watches over it
 SHARED = {  # files in a plug-in folder that are no plug-ins
     "__init__", "base", "denoisers", "dicom_file", "dicom_series", "filters", "hdf5", "joint", "matrix", "penalties",
-    "personal", "sampled", "subnetwork",
+    "personal", "resample", "sampled", "subnetwork",
 }  # fmt: skip
 
 

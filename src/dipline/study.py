@@ -267,8 +267,10 @@ class Input(Model):
 
 class Block(Model):
     slices: Positive = 1
-    mode: Literal["serial", "chain", "joint"] = Field(
-        "serial", description="chain: a slice starts from its neighbour's network; joint: one network for all slices of the block"
+    mode: Literal["serial", "batch", "chain", "joint"] = Field(
+        "serial",
+        description="batch: side by side on a GPU; chain: a slice starts from its neighbour's network; joint: one network for all "
+        "slices of the block",
     )
     warm: Annotated[float, Field(gt=0, le=1)] = Field(0.5, description="chain: iterations of the following slices, as a share")
 
@@ -295,6 +297,9 @@ class Arm(Model):
     average: Share | None = Field(None, description="decay of the running average of the outputs; 0: none")
     precondition: Annotated[float, Field(ge=0)] = Field(
         0.0, description="evens out the convergence of centre and periphery; 0: off, smaller is stronger"
+    )
+    precision: Literal["tf32", "single", "bf16"] = Field(
+        "tf32", description="of convolutions on a GPU; bf16 also on a CPU: half the digits for a little speed"
     )
     penalty: Penalty = Penalty()
     inputs: dict[str, Input] = {}
@@ -369,13 +374,15 @@ def resolve(arm, snapshots=60, read_every=20, block=None):
     """An :class:`Arm` with every default filled in: what ``loop.fit`` takes, and what a job's identity holds.
 
     ``block``: the study's, where the arm has none of its own. Its mode is for networks alone, and in a job's identity only where
-    slices depend on each other; so are penalties, where there are any.
+    it is not serial; so are precision and penalties, where they are set.
     """
     method = registry.get("methods", arm.method)
     network = arm.network if arm.network is not None else method.get("NETWORK")
     block, found = arm.block or block, {}
     if block and block.mode != "serial" and method.get("NETWORK"):
         found = {"mode": block.mode} | ({"warm": block.warm} if block.mode == "chain" else {})
+    if arm.precision != "tf32" and method.get("NETWORK"):
+        found |= {"precision": arm.precision}
     if penalty := {name: weight for name, weight in arm.penalty.model_dump().items() if weight}:
         found |= {"penalty": penalty}
     return found | {

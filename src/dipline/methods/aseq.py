@@ -49,7 +49,10 @@ class ASeq(Method):
         x = self.as_image(out)
         return self.misfit(x) + self.lam * (out - self.z).square().sum(), x
 
+    def form(self, k):
+        return int((k + 1) % self.inner == 0)
+
     def after(self, k):
-        if (k + 1) % self.inner == 0:
+        if self.form(k):
             x = self.as_image(self.net(self.z))
             self.z.copy_(self.channels(self.A.consistent(x, self.y) if self.z_update == "dc_output" else x))

@@ -73,9 +73,14 @@ class Method(nn.Module):
 
     def loss(self, k):
         """(loss, image estimate (parts, H, W) or None) at step k, which counts from 0 over all stages. Stages may have graphs of their
-        own (``enter`` says which it is); within one the graph is the same for every k, so that it can be captured. The arm's penalty is
+        own (``enter`` says which it is); within one the graph is the same for every k, so that it can be recorded. The arm's penalty is
         added to it, where there is an estimate: one that is detached from the weights needs a refusal of penalties in REFUSES."""
         raise NotImplementedError
+
+    def form(self, k):
+        """Which of a few forms step k has, where ``after`` does not do the same at every step. On a GPU each form is recorded once and
+        replayed (``recorded.py``); None: the step cannot be recorded, since the host takes part in it."""
+        return 0
 
     def after(self, k):
         """Called without gradient after the optimiser's step k: move the input, update a dual variable."""
@@ -117,7 +122,7 @@ class Method(nn.Module):
     def as_image(self, out):
         """Network channels (1, C, H, W), or (frames, C, H, W), as an image (parts, H, W), zero outside the operator's support, where
         nothing ties the network to the data."""
-        x = out.flatten(0, 1)
+        x = out.flatten(0, 1).float()  # a network may work in half precision
         if self.A.complex:
             parts, height, width = self.A.domain
             x = torch.view_as_complex(x.view(parts, 2, height, width).permute(0, 2, 3, 1).contiguous())

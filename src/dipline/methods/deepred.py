@@ -69,6 +69,11 @@ class DeepRed(Method):
         f = self.as_image(self.net(z))
         return self.misfit(f) + self.mu * (f - self.x + self.u).abs().square().sum(), f
 
+    def form(self, k):
+        if (k + 1) % self.inner:
+            return 0
+        return None if k // self.inner % self.refresh == 0 else 1  # a denoiser of a library works on the host
+
     def after(self, k):
         if (k + 1) % self.inner == 0:
             self.agree(self.as_image(self.net(self.z)), k // self.inner)

@@ -20,6 +20,8 @@ Deviations: network ``skip`` has strided 3x3 convolutions and 1x1 ones where the
 the end; the code's g₁ − g₀ of two draws is one logistic draw, which has the same law. Nothing is published for MRI and CT.
 """
 
+import math
+
 import torch
 from torch import nn
 from torch.nn.functional import logsigmoid
@@ -94,8 +96,8 @@ class OptimalEyeSurgeon(Subnetwork):
 
     def divergence(self):
         """Σ KL(Ber(σ(ℓ)) ‖ Ber(s))"""
-        p, s = torch.sigmoid(self.logits), torch.tensor(self.sparsity, device=self.logits.device)
-        return (p * (logsigmoid(self.logits) - s.log()) + (1 - p) * (logsigmoid(-self.logits) - (1 - s).log())).sum()
+        p, s = torch.sigmoid(self.logits), self.sparsity
+        return (p * (logsigmoid(self.logits) - math.log(s)) + (1 - p) * (logsigmoid(-self.logits) - math.log(1 - s))).sum()
 
     def loss(self, k):
         if not self.learning:

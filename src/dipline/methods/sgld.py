@@ -80,9 +80,12 @@ class Langevin(Method):
     def after(self, k):
         for p in self.noisy:
             p.add_(torch.randn(p.shape, generator=self.rng, device=p.device), alpha=self.deviation)
-        if k >= self.first and (k - self.first) % self.thin == 0:
+        if self.form(k):
             self.samples += 1
-            self.mean.lerp_(self.current, 1 / ((k - self.first) // self.thin + 1))
+            self.mean += (self.current - self.mean) / self.samples
+
+    def form(self, k):
+        return int(k >= self.first and (k - self.first) % self.thin == 0)
 
     def image(self):
         return torch.where(self.samples > 0, self.mean, self.current)

@@ -10,10 +10,11 @@ Deviations: ``output`` is the identity, theirs a sigmoid, which complex images c
 image's, so that any size will do, and none is below 4 pixels. An input of the image's size is averaged down to the grid.
 """
 
+import torch
 from torch import nn
-from torch.nn import functional as F
 
 from dipline.networks.base import activation, norm, shrunk
+from dipline.networks.resample import upsample
 
 CITE = ("heckel2019",)
 PARAMETERS = {
@@ -53,6 +54,6 @@ class DeepDecoder(nn.Module):
         for conv, size, after in zip(self.convs, [*self.sizes[1:], None], self.norms, strict=True):
             h = conv(h)
             if size:
-                h = F.interpolate(h, size, mode="bilinear", align_corners=False)
-            h = after(F.relu(h))
+                h = upsample(h, size, "bilinear", False)
+            h = after(torch.relu(h))
         return self.last(h)

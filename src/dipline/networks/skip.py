@@ -11,9 +11,9 @@ concatenation.
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from dipline.networks.base import Cropped, activation, norm
+from dipline.networks.resample import Conv, upsample
 
 CITE = ("ulyanov2018",)
 PARAMETERS = {
@@ -43,7 +43,7 @@ def build(in_channels, out_channels, shape, widths, skip_widths, norm, padding, 
 
 def conv(i, o, size, norm_kind, padding, stride=1):
     return nn.Sequential(
-        nn.Conv2d(i, o, size, stride, size // 2, padding_mode=padding if size > 1 else "zeros"),
+        Conv(i, o, size, stride, padding if size > 1 else "zeros"),
         norm(norm_kind, o),
         nn.LeakyReLU(0.2, inplace=True),
     )
@@ -74,5 +74,5 @@ class Scale(nn.Module):
         if self.next is not None:
             d = self.next(d)
         corners = False if self.upsampling == "bilinear" else None
-        d = F.interpolate(d, scale_factor=2, mode=self.upsampling, align_corners=corners)
+        d = upsample(d, [2 * n for n in d.shape[-2:]], self.upsampling, corners)
         return self.up(d if self.skip is None else torch.cat([self.skip(x), d], 1))

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from dipline.networks.base import Cropped, activation, norm
+from dipline.networks.resample import Conv, upsample
 
 CITE = ("ronneberger2015",)
 PARAMETERS = {
@@ -44,7 +45,7 @@ def build(in_channels, out_channels, shape, widths, norm, padding, upsampling, i
 def double_conv(i, mid, o, norm_kind, padding):
     layers = []
     for a, b in ((i, mid), (mid, o)):
-        layers += [nn.Conv2d(a, b, 3, padding=1, padding_mode=padding), norm(norm_kind, b), nn.ReLU(inplace=True)]
+        layers += [Conv(a, b, 3, padding=padding), norm(norm_kind, b), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers)
 
 
@@ -70,6 +71,6 @@ class UNet(nn.Module):
         skips.pop()
         for block in self.up:
             corners = True if self.upsampling == "bilinear" else None
-            x = F.interpolate(x, scale_factor=2, mode=self.upsampling, align_corners=corners)
+            x = upsample(x, [2 * n for n in x.shape[-2:]], self.upsampling, corners)
             x = block(torch.cat([skips.pop(), x], 1))
         return self.last(x)

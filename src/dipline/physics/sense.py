@@ -63,6 +63,7 @@ class Sense(Operator):
         self.mask = mask
         self.support = maps.abs().sum((0, 1)) > 0
         self.index = mask.reshape(-1).nonzero()[:, 0]
+        self.place = _places(self.index, mask.numel())
         self.weights = torch.ones(len(self.index))
         phase_w, phase_h = _modulation(width), _modulation(height)
         shift, size = (phase_w[None], width) if self.by_column else (phase_h[:, None] * phase_w, width * height)
@@ -90,10 +91,9 @@ class Sense(Operator):
         return (full if self.by_column else full.flatten(-2)).index_select(-1, self.index)
 
     def _scatter(self, y):
-        coils, (_, height, width) = y.shape[0], self.domain
-        if self.by_column:
-            return y.new_zeros(coils, height, width).index_copy(-1, self.index, y)
-        return y.new_zeros(coils, height * width).index_copy(-1, self.index, y).view(coils, height, width)
+        """A gather as well, of every place its sample or the zero that is appended: the same bits on every device, and fast."""
+        full = torch.nn.functional.pad(y, (0, 1)).index_select(-1, self.place)
+        return full if self.by_column else full.view(len(y), *self.domain[1:])
 
     def _coils(self, x):
         """The coil images of x, transformed: complex (coils, H, W)."""
@@ -116,9 +116,8 @@ class Sense(Operator):
 
     def consistent(self, x, y):
         """x with its acquired samples replaced by the measured ones, coil-combined (aSeqDIP's released code)."""
-        full = self._coils(x)
-        flat = full if self.by_column else full.flatten(-2)
-        return self._combine(flat.index_copy(-1, self.index, y / self.weights).view_as(full))
+        measured = self._scatter(y / self.weights)
+        return self._combine(torch.where((self.place < len(self.index)).view(-1, *measured.shape[-1:]), measured, self._coils(x)))
 
     def view(self, x):
         """Magnitude (root sum of squares over map sets), centre crop: float32 (h, w)."""
@@ -144,6 +143,7 @@ class Sense(Operator):
     def restrict(self, keep):
         other = self.to(self.index.device)
         other.index, other.weights = self.index[keep], self.weights[keep]
+        other.place = _places(other.index, self.mask.numel())
         mask = torch.zeros_like(self.mask).reshape(-1)
         mask[other.index] = True
         other.mask = mask.view_as(self.mask)
@@ -188,6 +188,13 @@ class Sense(Operator):
         mask = torch.rand(15 if by_column else (12, 15), generator=generator) < 0.5
         mask[..., 5:10] = True
         return cls(maps, mask)
+
+
+def _places(index, size):
+    """Where the sample of each of ``size`` places stands in ``index``; its length where there is none."""
+    places = torch.full((size,), len(index), device=index.device)
+    places[index] = torch.arange(len(index), device=index.device)
+    return places
 
 
 def _run(line):
