@@ -12,13 +12,13 @@ import tempfile
 import time
 from pathlib import Path
 
+import common
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from dipline import loop, measure, metrics, registry, store, study
 
-ROOT = Path(__file__).parents[2]
 NETWORKS = {
     "skip 16 x 5": {"skip": {"widths": [16] * 5, "skip_widths": [4] * 5}},
     "skip 32 x 5": {"skip": {"widths": [32] * 5, "skip_widths": [4] * 5}},
@@ -217,8 +217,8 @@ def written(folder, card, about):
     span = lambda low, high: f"{low:.4g} to {high:.4g}" if low else ""  # noqa: E731
     head = ["part", "variant", "value", "unit", f"{ROUNDS} rounds", "memory, MB"]
     lines = [[p, v, number(x), unit, span(low, high), f"{mb:.0f}" if mb else ""] for p, v, unit, x, low, high, mb in ROWS]
-    table = "\n".join(f"| {' | '.join(cells)} |" for cells in (head, [":--"] * len(head), *lines))
-    store.write_text(folder / f"gpu_{card}.md", f"# gpu\n\n`make gpu`, {about}. One slice of 320² and 15 coils.\n\n{table}\n")
+    table = [f"| {' | '.join(cells)} |" for cells in (head, [":--"] * len(head), *lines)]
+    common.write(folder / f"gpu_{card}.md", [f"`make gpu`, {about}. One slice of 320² and 15 coils.", "", *table, ""])
 
 
 PARTS = ("ceilings", "steps", "batch", "precision", "whole", "agreement")
@@ -226,7 +226,7 @@ PARTS = ("ceilings", "steps", "batch", "precision", "whole", "agreement")
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", type=Path)
-    parser.add_argument("--out", type=Path, default=ROOT / "tests" / "benchmarks" / "results")
+    parser.add_argument("--out", type=Path, default=common.RESULTS)
     parser.add_argument("--part", action="append", choices=PARTS)
     parser.add_argument("--prepare", action="store_true", help="write the measurements alone, which needs no GPU")
     options = parser.parse_args()
