@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from skimage import metrics as skimage_metrics
 
+import dipline
 from dipline import loop, metrics, registry, score, store
 from dipline import study as studies
 from dipline.acquire import degrade
@@ -180,6 +181,49 @@ def test_masks_and_kernels_of_files(tmp_path):
     wrong = studies.checked_acquisition({"task": "inpaint", "file": str(tmp_path / "mask.png")}, "image")
     with pytest.raises(ValueError, match="mask.png has 2 x 2 pixels, the image 24 x 20 pixels"):
         wrong.try_on({"shape": [3, 24, 20]}, None)
+
+
+class Smooth(torch.nn.Module):
+    """A stand-in for a learnt blur: a bent mean of every pixel and its neighbour."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.tanh((x + x.roll(1, -1)) / 2)
+
+
+class Grey(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean(1, keepdim=True)
+
+
+def test_a_learnt_blur_travels_in_the_measurement_and_is_fitted_through(tmp_path):
+    file = tmp_path / "blur.pt"
+    torch.jit.script(Smooth()).save(str(file))
+    acq = {"task": "blur_neural", "file": str(file), "sigma": 2.0, "holdout": 0.1}
+    spec = {"acq": studies.checked_acquisition(acq, "image").model_dump()}
+    content, common, (kept, of_kept), _ = measured(Scan("image", IMAGE[None], [0], recon_shape=IMAGE.shape[1:]), "x.png", "x", spec)
+    file.unlink()
+    module = registry.get("physics", "blur_neural").load()
+    A, y = module.build(common | content[0])
+    wanted = Smooth()(torch.from_numpy(IMAGE)[None])[0].flatten(1)
+    assert torch.equal(A(torch.from_numpy(IMAGE)), wanted[:, A.index]) and (A(torch.from_numpy(IMAGE)) - y).std() < 3 / 255
+    assert set(of_kept) == {"model"} and len(kept[0]["index"]) == 48
+    arm = {"method": "vanilla", "network": {"unet": {"widths": [8, 16]}}, "params": {"lr": 0.01}, "iterations": 150, "average": 0.9}
+    image = dipline.reconstruct(y, A, arm).image
+    assert metrics.psnr(A(torch.from_numpy(image)).numpy(), A(torch.from_numpy(IMAGE)).numpy(), 1.0) > 15
+
+
+def test_models_that_cannot_be_a_blur(tmp_path):
+    (tmp_path / "text.pt").write_text("no model")
+    for given, said in (
+        ({}, "missing; task: blur_neural needs a model"), ({"file": "nowhere.pt"}, "no such file nowhere.pt"),
+        ({"file": str(tmp_path / "text.pt")}, "is no model, allowed: a TorchScript file"),
+    ):  # fmt: skip
+        with pytest.raises(StudyError) as error:
+            studies.checked_acquisition({"task": "blur_neural", **given}, "image")
+        assert f"file: {said}" in str(error.value) or said in str(error.value)
+    torch.jit.script(Grey()).save(str(tmp_path / "grey.pt"))
+    with pytest.raises(ValueError, match="made .1, 1, 24, 20. of .1, 3, 24, 20.; give a model that keeps shapes"):
+        measurement({"task": "blur_neural", "file": str(tmp_path / "grey.pt")})
 
 
 # ---------------------------------------------------------------- readers

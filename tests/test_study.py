@@ -4,6 +4,7 @@ import copy
 import difflib
 import json
 import re
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,9 @@ def paths_exist(config, monkeypatch, folder):
         path = dataset.get("path", "")
         if "$" in path:
             (folder / Path(*Path(path).parts[1:])).mkdir(parents=True, exist_ok=True)
+        if any(acq.get("task") == "blur_neural" for acq in dataset["acquisitions"].values()):
+            with zipfile.ZipFile(folder / "blur.pt", "w") as model:  # as far as a login node looks
+                model.writestr("blur/code/__torch__.py", "")
 
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda f: f.stem)

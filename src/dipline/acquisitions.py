@@ -3,6 +3,7 @@
 ``study`` imports this late. No torch here.
 """
 
+import zipfile
 from functools import cache
 from pathlib import Path
 
@@ -12,7 +13,7 @@ BLURS = ("deblur", "deblur_blind", "blur_nonlinear")
 TAKES = {  # keys that mean something for one kind of task alone
     "denoise": (), "inpaint": ("missing", "boxes", "file"), "superres": ("factor", "filter"),
     **dict.fromkeys(BLURS, ("kernel", "width", "length", "angle", "file")),
-    "phase": ("oversampling",), "gaussian": ("rate",),
+    "blur_neural": ("file",), "phase": ("oversampling",), "gaussian": ("rate",),
 }  # fmt: skip
 UNDRAWN = ("file", "full", "as_measured")  # masks without chance or density
 REGULAR = ("equispaced", "equispaced_fraction", "magic", "magic_fraction")
@@ -113,6 +114,8 @@ def of_task(a):
             yield "holdout", "means nothing with task: deblur_blind, where an image alone does not tell the values left out; leave it out"
     elif a.file and a.task == "inpaint":
         yield from _of_image_file(a.file, "mask_file")
+    elif a.task == "blur_neural":
+        yield from _of_model(a.file)
 
 
 def _of_kernel(a):
@@ -124,6 +127,24 @@ def _of_kernel(a):
             yield key, f"missing; kernel: {kind} needs one, e.g. {key}: {example}"
     if a.kernel == "file" and a.file:
         yield from _of_image_file(a.file, "kernel_file")
+
+
+def _of_model(path):
+    if path is None:
+        yield "file", "missing; task: blur_neural needs a model, e.g. file: blur.pt"
+    elif not local(path).exists():
+        yield "file", f"no such file {local(path)}; correct the path"
+    elif not torchscript(path):
+        yield "file", f'"{path}" is no model, allowed: a TorchScript file; write one with torch.jit.script(model).save("blur.pt")'
+
+
+def torchscript(path):
+    """Whether a file is a TorchScript module, as far as it tells without torch: they are zip files with code."""
+    try:
+        with zipfile.ZipFile(local(path)) as archive:
+            return any("/code/" in name for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError):
+        return False
 
 
 def _of_image_file(path, reader):
@@ -147,6 +168,7 @@ def words(a):
     said = {
         "denoise": "all pixels", "superres": f"{a.factor} times fewer pixels a side ({a.filter})", "deblur": blur,
         "deblur_blind": f"{blur}, the kernel unknown but for its size; scored up to a shift by whole pixels",
+        "blur_neural": f"blur by the learnt model {Path(a.file or '').name}",
         "blur_nonlinear": f"{blur}, of light (grey levels to the power 2.2), cut off at white",
         "phase": f"magnitudes of a Fourier transform oversampled {a.oversampling:g} times a side",
         "gaussian": f"Gaussian random matrix, {a.rate} values a pixel",

@@ -6,7 +6,6 @@ Options of plug-ins are checked against the literals in the plug-ins' files (``r
 import copy
 import os
 import re
-import zipfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -505,7 +504,7 @@ def _refused(arm, block, about, dataset="", acq=""):
 
 
 def _model_problems(given):
-    """What is wrong with a learnt model, as far as its file tells without torch: TorchScript's are zip files with code."""
+    """What is wrong with a learnt model, as far as its file tells without torch."""
     if given.file is None or given.arm is not None or given.dataset is not None:
         found = ", ".join(s for s in ("dataset", "arm", "file") if getattr(given, s) is not None)
         yield f": found {found or 'nothing'}, allowed: a TorchScript file, e.g. file: denoiser.pt"
@@ -514,12 +513,7 @@ def _model_problems(given):
     yield from missing
     if missing:
         return
-    try:
-        with zipfile.ZipFile(local(given.file)) as archive:
-            sound = any("/code/" in name for name in archive.namelist())
-    except (zipfile.BadZipFile, OSError):
-        sound = False
-    if not sound:
+    if not acquisitions.torchscript(given.file):
         advice = 'write one with torch.jit.script(model).save("denoiser.pt")'
         yield f'.file: "{given.file}" is no such model, allowed: a TorchScript file; {advice}'
 

@@ -27,7 +27,7 @@ def measured(scan, file, volume, spec):
         ({slice: arrays}, arrays of all slices, the same two of the held-out values, attributes).
     """
     a = spec["acq"]
-    content, kept = {}, {}
+    content, common, kept = {}, {}, {}
     for s, image in zip(scan.slices, scan.data, strict=True):
         draw = lambda purpose, s=s: np.random.default_rng(noise.seed_of(volume, a, f"{purpose} {s}"))  # noqa: E731
         arrays = TASKS[a["task"]](image.astype(np.float64), a, draw)
@@ -38,6 +38,7 @@ def measured(scan, file, volume, spec):
         held = np.zeros(len(index), bool)
         if a["holdout"]:
             held[draw("holdout").choice(len(index), max(1, round(a["holdout"] * len(index))), replace=False)] = True
+        common |= {name: arrays.pop(name) for name in ("model",) if name in arrays}
         arrays["shape"] = np.array(image.shape)
         if (a["sigma"] or a["peak"]) and not a["impulse"] and a["task"] != "phase":  # of others it is not that of a normal distribution
             arrays["noise"] = np.array([a["sigma"] / 255, a["peak"] or 0])
@@ -46,7 +47,7 @@ def measured(scan, file, volume, spec):
         if a["holdout"]:
             kept[s] = arrays | {"data": values[:, held], "index": index[held]}
     found = {"task": a["task"], "units": "white = 1", "warnings": []}
-    return content, {}, (kept, {}), found
+    return content, common, (kept, common if kept else {}), found
 
 
 # {task: function(image, acquisition, generator of a purpose) -> {"data" (colours, …), "index": places that were measured, what else the
@@ -96,6 +97,19 @@ def _nonlinear(image, a, draw):
     return {"data": degrade.nonlinear(image, kernel), "kernel": kernel}
 
 
+def _neural(image, a, draw):
+    import torch
+
+    try:
+        with torch.no_grad():
+            found = torch.jit.load(_file(a), map_location="cpu").eval()(torch.from_numpy(image.astype(np.float32))[None])
+    except RuntimeError as error:
+        raise ValueError(f"file: {a['file']} fails on an image of shape {image.shape}: {str(error).strip().splitlines()[-1]}") from None
+    if found.shape != (1, *image.shape):
+        raise ValueError(f"file: {a['file']} made {tuple(found.shape)} of {(1, *image.shape)}; give a model that keeps shapes")
+    return {"data": found[0].numpy(), "model": np.frombuffer(_file(a).read_bytes(), np.uint8)}
+
+
 def _phase(image, a, draw):
     padded = [int(np.ceil(n * a["oversampling"])) for n in image.shape[-2:]]
     return {"data": np.abs(np.fft.fft2(image, s=padded, norm="ortho")), "padded": np.array(padded)}
@@ -110,5 +124,5 @@ def _gaussian(image, a, draw):
 
 TASKS = {
     "denoise": _denoise, "inpaint": _inpaint, "superres": _superres, "deblur": _deblur, "deblur_blind": _deblur_blind,
-    "blur_nonlinear": _nonlinear, "phase": _phase, "gaussian": _gaussian,
+    "blur_nonlinear": _nonlinear, "blur_neural": _neural, "phase": _phase, "gaussian": _gaussian,
 }  # fmt: skip

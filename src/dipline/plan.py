@@ -236,10 +236,10 @@ class Plan:
                     indexing.write(Path(self._list(dataset, volume)), "\n".join(entry["files"]) + "\n")
 
     def given_files(self, dataset, volume, acq):
-        """The user's own files that a measurement is made with: a mask, coil maps."""
-        if self.study.modality(dataset) != "mri":
-            return []
+        """The user's own files that a measurement is made with: a mask, coil maps, a blur kernel, a model of a blur."""
         a, maps = self.study.acquisition(dataset, acq), self.study.datasets[dataset].maps
+        if self.study.modality(dataset) != "mri":
+            return [str(studies.local(a.file))] if getattr(a, "file", None) else []
         return [str(file) for file in measure_mri.given_files(a.model_dump(), maps.model_dump(), volume)]
 
     def inputs(self, dataset, volume, acq, arm, seed, block):

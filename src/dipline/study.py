@@ -176,7 +176,7 @@ class Projections(Model):
 class Degraded(Model):
     """How a photograph becomes a measurement. Grey levels are those of 8 bits, white is 255."""
 
-    task: Literal["denoise", "inpaint", "superres", "deblur", "deblur_blind", "blur_nonlinear", "phase", "gaussian"]
+    task: Literal["denoise", "inpaint", "superres", "deblur", "deblur_blind", "blur_nonlinear", "blur_neural", "phase", "gaussian"]
     sigma: Annotated[float, Field(ge=0)] = Field(0.0, description="Gaussian noise: standard deviation in grey levels")
     peak: Photons | None = Field(None, description="Poisson noise: photons where the image is white")
     impulse: Fraction | None = Field(None, description="part of the values that are black or white by chance")
@@ -184,7 +184,7 @@ class Degraded(Model):
     boxes: Annotated[list[tuple[Count, Count, Positive, Positive]], Field(min_length=1)] | None = Field(
         None, description="inpaint: missing rectangles [top, left, height, width] in pixels"
     )
-    file: str | None = Field(None, description="inpaint: a mask, 0 where pixels are missing; kernel: file; .npy or a grey image")
+    file: str | None = Field(None, description="mask, 0 where pixels are missing, or kernel: .npy or grey image; blur_neural: TorchScript")
     factor: Literal[2, 4, 8] | None = Field(None, description="superres: how much smaller each side is")
     filter: Literal["lanczos", "bicubic"] = Field("lanczos", description="superres: what small images are made with")
     kernel: Literal["gaussian", "motion", "file"] = Field("gaussian", description="deblur, deblur_blind, blur_nonlinear")
