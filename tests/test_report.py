@@ -129,7 +129,7 @@ def test_note_names_the_protocol(plan):
 
 def test_dataset_without_truth_has_no_error_metrics(plan):
     names = {f.stem for f in (plan.root / "tables").glob("trial_*")}
-    assert names == {"trial_heldout_nmse", "trial_residual", "trial_seconds", "trial_seed_spread"}
+    assert names == {"trial_heldout_nmse", "trial_residual", "trial_seconds", "trial_seed_spread", "trial_baseline"}
 
 
 def test_seed_spread_by_hand(plan, metrics):
@@ -244,6 +244,7 @@ def test_golden_list_of_files(plan):
     names = [f"knee_{m}" for m in ("psnr", "ssim", "nmse", "hfen", "residual", "seconds", "iterations")]
     names += [f"trial_{m}" for m in ("heldout_nmse", "residual", "seed_spread", "seconds")]
     expected |= {f"tables/{name}.{suffix}" for name in names for suffix in ("csv", "md", "tex")}
+    expected |= {f"tables/{name}.{suffix}" for name in ("knee_baseline", "knee_stops", "trial_baseline") for suffix in ("csv", "md")}
     assert made == expected
 
 
@@ -264,10 +265,11 @@ def test_region_holds_the_detail_and_stays_inside():
 
 
 def test_a_run_that_stopped_keeps_its_last_value():
-    steps, psnr = curves.mean(
+    steps, psnr, spread = curves.mean(
         [(np.array([1, 10, 100]), np.array([10.0, 20, 30])), (np.array([1, 10]), np.array([20.0, 30]))]
     )
     assert steps.tolist() == [1, 10, 100] and psnr.tolist() == [15, 25, 30]
+    assert spread == pytest.approx([50**0.5, 50**0.5, 0])
 
 
 def test_curves_know_rules_and_classical_arms(plan):

@@ -279,11 +279,14 @@ def panels(root):
 
 
 def curves(root):
-    """Draw PSNR over iterations with the chosen stops."""
+    """Draw PSNR over iterations with the chosen stops, and scores over what the acquisitions vary."""
     from dipline.plan import Plan
     from dipline.report import curves as c
+    from dipline.report import sweeps
 
-    c.write(Plan.open(_root(root)))
+    plan = Plan.open(_root(root))
+    c.write(plan)
+    sweeps.write(plan)
 
 
 def volumes(root):
@@ -315,10 +318,10 @@ def _root(study):
 def report(study, page=False):
     """Build the report from what is on disk, complete or not."""
     from dipline.plan import Plan
-    from dipline.report import curves, html, panels, tables
+    from dipline.report import curves, html, panels, sweeps, tables
 
     plan = Plan.open(_root(study))
-    for part in () if page else (tables, panels, curves):
+    for part in () if page else (tables, panels, curves, sweeps):
         part.write(plan)
     print(html.write(plan))
 

@@ -260,6 +260,11 @@ def _problems(study):
     yield from _cycles(study)
     if study.baseline and study.baseline not in study.arms:
         yield f"baseline: {_no('arm', study.baseline, study.arms)}"
+    for i, quoted in enumerate(study.published):
+        if quoted.dataset not in study.datasets:
+            yield f"published[{i}].dataset: {_no('dataset', quoted.dataset, study.datasets)}"
+        elif quoted.acq not in (allowed := study.datasets[quoted.dataset].acquisitions):
+            yield f"published[{i}].acq: {_no('acquisition', quoted.acq, allowed)}"
 
 
 def _no(kind, name, allowed):

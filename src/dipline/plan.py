@@ -29,6 +29,9 @@ from dipline.study import StudyError
 Job = namedtuple("Job", "dataset volume acq arm seed")
 HERE = registry.PACKAGE
 RESOLVED = "study.resolved.yaml"
+SWEPT = {  # settings that a figure may stand against: {key: keys that follow it}
+    "acceleration": ("center_fraction",), "noise_snr": (), "views": (), "photons": (), "sigma": (), "missing": (), "factor": (), "rate": (),
+}  # fmt: skip
 
 
 def use_checkout(folder):
@@ -272,6 +275,30 @@ class Plan:
 
     def curve(self, dataset, acq):
         return f"{self.root}/figures/curves/{dataset}/{acq}.png"
+
+    def sweeps(self, dataset):
+        """[(key, [acquisitions by its value], title)]: series of three acquisitions or more that differ in one number alone."""
+        acquired = {a: self.study.acquisition(dataset, a).model_dump() for a in self.study.datasets[dataset].acquisitions}
+        found = []
+        for key, follow in SWEPT.items():
+            series = {}
+            for name, values in acquired.items():
+                rest = {k: v for k, v in values.items() if k not in (key, *follow)}
+                if values.get(key) is not None:
+                    series.setdefault(json.dumps(rest, sort_keys=True), {}).setdefault(values[key], name)
+            varying = [k for k in next(iter(acquired.values())) if k not in (key, *follow) and len({str(v[k]) for v in acquired.values()}) > 1]
+            for rest, names in series.items():
+                if len(names) >= 3:
+                    said = [f"{k} {json.loads(rest)[k]}".replace("_", " ") for k in varying if json.loads(rest)[k] is not None]
+                    found.append((key, [names[v] for v in sorted(names)], ", ".join(said) or dataset))
+        return found
+
+    def swept(self):
+        """The datasets that have any."""
+        return [d for d in self.study.datasets if self.sweeps(d)]
+
+    def sweep(self, dataset):
+        return f"{self.root}/figures/sweeps/{dataset}.png"
 
     # identity: what a job's result depends on, as one JSON string
 

@@ -314,6 +314,19 @@ class Arm(Model):
     )
 
 
+class Published(Model):
+    """A number of a paper, which the report prints beside ours."""
+
+    dataset: str
+    acq: str
+    arm: str = Field(description="the arm that it stands beside, or the name of a method that has none here")
+    metric: Literal["psnr", "ssim", "nmse"] = "psnr"
+    value: float
+    spread: float | None = Field(None, description="standard deviation, where the paper gives one")
+    source: str = Field(description="a key of src/dipline/report/references.bib, or words")
+    differs: str = Field(description="how that protocol differs from this study's")
+
+
 BY_NAME = ("deblur_blind",)  # tasks of which an image alone is no answer: for the methods that name them
 
 
@@ -337,6 +350,7 @@ class Study(Model):
     read_every: Positive = Field(20, description="steps between two looks at the stop rule")
     strict: bool = Field(False, description="stop at an unreadable scan instead of leaving it out")
     baseline: str | None = Field(None, description="the arm that others are compared with in the text of the report")
+    published: list[Published] = Field([], description="numbers of papers, which the report prints beside ours")
 
     def modality(self, dataset):
         reader = registry.plugins("readers").get(self.datasets[dataset].reader)

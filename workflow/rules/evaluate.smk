@@ -42,7 +42,7 @@ rule tables:
         f"{LOGS}/tables.log",
     params:
         study=PLAN.identity,
-        code=PLAN.code("report/tables.py", "report/statistics.py"),
+        code=PLAN.code("report/tables.py", "report/statistics.py", "report/questions.py"),
     resources:
         mem_mb=cohort_memory,
         runtime=half_hours,

@@ -43,11 +43,20 @@ rule curves:
             )
             for shown in PLAN.curves()
         ],
+        [
+            report(
+                PLAN.sweep(dataset),
+                caption="../report/sweep.rst",
+                category="Curves",
+                subcategory=dataset,
+            )
+            for dataset in PLAN.swept()
+        ],
     log:
         f"{LOGS}/curves.log",
     params:
         study=PLAN.identity,
-        code=PLAN.code("report/curves.py"),
+        code=PLAN.code("report/curves.py", "report/sweeps.py"),
     resources:
         mem_mb=cohort_memory,
         runtime=half_hours,

@@ -120,6 +120,11 @@ def p_value(p):
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
 
 
+def p_cell(value):
+    """A p value as a cell of a table."""
+    return "–" if value != value else p_value(value).removeprefix("p ").removeprefix("= ")
+
+
 def _other_metric(plan, metrics, dataset, acq, best, base):
     values = statistics.patients(metrics, dataset, acq, "ssim", "stopped").dropna()
     if values.empty or not {best, base} <= set(values):

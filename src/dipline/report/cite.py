@@ -87,6 +87,14 @@ def reference(key):
     )
 
 
+def short(key):
+    """One reference as it stands in a sentence: ``Alkhouri et al. 2024``."""
+    e = entries()[key]
+    last = [p.partition(", ")[0] for p in _people(e["author"])]
+    many = len(last) > 2 or e["author"].endswith("and others")
+    return f"{f'{last[0]} et al.' if many else ' and '.join(last)} {e['year']}"
+
+
 def _people(authors):
     return [a for a in authors.split(" and ") if a != "others"]
 
@@ -114,7 +122,10 @@ def methods_text(plan, facts=None):
     """(paragraphs with [n] marks, keys of the references in that order); ``facts``: what ``study_provenance`` found."""
     number, facts = Numbers(), facts or provenance.study_provenance(plan)
     text = [_design(plan, number), *(_data(plan, d, number) for d in plan.study.datasets)]
-    text += [_arms(plan, number), _scores(plan, number), _software(facts, number)]
+    text += [_arms(plan, number), _scores(plan, number)]
+    if papers := [k for k in dict.fromkeys(q.source for q in plan.study.published) if k in entries()]:
+        text.append(f"Published numbers beside ours are those of their authors{number(*papers)}; none was computed here.")
+    text.append(_software(facts, number))
     return text, number.keys
 
 

@@ -1,6 +1,7 @@
 """PSNR over the iterations: how high every arm climbs, where it stops, and how far it falls afterwards.
 
-Thick: mean over volumes; thin: one line a volume (mean over its slices and seeds). A run that stopped earlier than
+Thick: mean over volumes; thin: one line a volume (mean over its slices and seeds), of more than four volumes a band of one standard
+deviation. A run that stopped earlier than
 others keeps its last value. A filled disc marks what the arm's stop rule chose, open symbols what watched rules would
 have chosen. Classical arms are horizontal lines: the image they hand over.
 """
@@ -15,6 +16,7 @@ from dipline import registry, store
 from dipline.report import style, tables
 
 WATCHED = "^sDvPX*"
+MANY = 4  # volumes from which on a band of one standard deviation stands for the lines of single volumes
 
 
 def write(plan):
@@ -56,7 +58,7 @@ def collect(plan, dataset, acq):
 
 
 def _means(curves, levels, stops):
-    lines = {volume: mean(several) for volume, several in curves.items()}
+    lines = {volume: mean(several)[:2] for volume, several in curves.items()}
     chosen = {}
     for rule, volumes in stops.items():
         for points in volumes.values():
@@ -67,9 +69,10 @@ def _means(curves, levels, stops):
 
 
 def mean(lines):
-    """Mean of several (steps, psnr), on the steps of all; a shorter one keeps its last value."""
+    """(steps, mean, standard deviation) of several (steps, psnr), on the steps of all; a shorter one keeps its last value."""
     grid = np.unique(np.concatenate([s for s, _ in lines]))
-    return grid, np.mean([np.interp(np.log(grid), np.log(s), p) for s, p in lines], axis=0)
+    values = [np.interp(np.log(grid), np.log(s), p) for s, p in lines]
+    return grid, np.mean(values, axis=0), np.std(values, axis=0, ddof=min(1, len(values) - 1))
 
 
 def draw(plan, dataset, acq):
@@ -108,9 +111,11 @@ def _plot(axes, study, found, looks):
                 legend.append(Line2D([], [], label=arm, **how))
                 values.append(f["level"])
             continue
-        for steps, psnr in f["lines"].values():
-            axes.plot(steps, psnr, color=colour, linestyle=line, linewidth=0.5, alpha=0.35, zorder=2)
-        steps, psnr = mean(list(f["lines"].values()))
+        steps, psnr, spread = mean(list(f["lines"].values()))
+        if len(f["lines"]) > MANY:
+            axes.fill_between(steps, psnr - spread, psnr + spread, color=colour, alpha=0.12, linewidth=0, zorder=1)
+        for several in f["lines"].values() if len(f["lines"]) <= MANY else ():
+            axes.plot(*several, color=colour, linestyle=line, linewidth=0.5, alpha=0.35, zorder=2)
         axes.plot(steps, psnr, color=colour, linestyle=line, linewidth=1.8, zorder=3)
         values += list(psnr)
         legend.append(Line2D([], [], color=colour, linestyle=line, linewidth=1.8, label=arm))

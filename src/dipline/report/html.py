@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from dipline import registry, store
-from dipline.report import answer, cite, provenance, statistics, style, tables
+from dipline.report import answer, cite, provenance, questions, statistics, style, tables
 
 MAIN = ("psnr", "ssim", "ssim_wang", "heldout_nmse", "rmse_hu", "psnr_40_400")  # tables shown unfolded
 MOST = 200  # rows of a long list; the rest is in the CSV files
@@ -38,7 +38,7 @@ def page(plan):
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"p": _p, "duration": duration}
+    environment.filters |= {"p": answer.p_cell, "duration": duration}
     return environment.get_template("report.html.j2").render(
         css=Markup(Path(__file__).with_name("report.css").read_text()),
         study=plan.study.study, planned=len(state), done=int((state == 1).sum()),
@@ -65,10 +65,6 @@ def duration(seconds):
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def _p(value):
-    return "–" if value != value else answer.p_value(value).removeprefix("p ").removeprefix("= ")
-
-
 def _picture(path, title):
     """A picture as a data address; ``src`` is "" where it was not made."""
     file = Path(path)
@@ -92,6 +88,8 @@ def _dataset(plan, metrics, name):
         "main": [t for t in found if t["metric"] in MAIN], "further": [t for t in found if t["metric"] not in MAIN],
         "panels": [_panel(plan, name, *key, first=key[1:] == shown[0][1:]) for key in shown],
         "curves": [_picture(plan.curve(name, acq), acq) for acq in plan.study.datasets[name].acquisitions],
+        "sweep": _picture(plan.sweep(name), name) if plan.sweeps(name) else None,
+        "questions": questions.tables_of(plan, metrics, name),
         "statistics": [s for m in tested for s in _statistics(plan, metrics, name, m)],
     }  # fmt: skip
 

@@ -331,7 +331,9 @@ def protocol(plan, dataset):
 
 
 def write(plan):
-    """Write metrics.csv, failures.csv, statistics.csv and tables/<dataset>_<metric>.{csv,md,tex}."""
+    """Write metrics.csv, failures.csv, statistics.csv, tables/<dataset>_<metric>.{csv,md,tex} and those of ``questions``."""
+    from dipline.report import questions
+
     metrics = collect(plan)
     (plan.root / "tables").mkdir(parents=True, exist_ok=True)  # there even if no scan could be used
     _csv(plan.root / "metrics.csv", metrics)
@@ -344,6 +346,9 @@ def write(plan):
             _csv(plan.root / "tables" / f"{name}.csv", _long(tables))
             store.write_text(plan.root / "tables" / f"{name}.md", markdown(tables, dataset, metric, said))
             store.write_text(plan.root / "tables" / f"{name}.tex", latex(tables, dataset, metric, said))
+        for table in questions.tables_of(plan, metrics, dataset):
+            _csv(plan.root / "tables" / f"{dataset}_{table.name}.csv", table.frame)
+            store.write_text(plan.root / "tables" / f"{dataset}_{table.name}.md", questions.markdown(table, dataset))
 
 
 def _csv(path, table):
