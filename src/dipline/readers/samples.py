@@ -18,8 +18,11 @@ PARAMETERS = {
     "colour": ("keep", "grey"),
 }
 COHORT = ("images", "set")
-BOUNDS = {"images": ">= 1, <= 4", "size": ">= 16"}
-SETS = {"reported": ("astronaut", "camera", "chelsea", "retina"), "tuning": ("rocket", "coins", "page", "immunohistochemistry")}
+BOUNDS = {"images": ">= 1, <= 10", "size": ">= 16"}
+SETS = {
+    "reported": ("astronaut", "camera", "chelsea", "retina", "coffee", "moon", "hubble_deep_field", "clock", "gravel", "brick"),
+    "tuning": ("rocket", "coins", "page", "immunohistochemistry", "cell", "text", "grass", "horse", "colorwheel", "microaneurysms"),
+}
 
 
 def names(images, set, size, colour):
