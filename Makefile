@@ -4,6 +4,7 @@
 # make scale   what plans, starts of jobs and files of large studies cost -> tests/benchmarks/results/scale.md
 # make methods every method on one small problem of each kind -> tests/benchmarks/results/methods.md
 # make tasks   DIP beside classical baselines, task by task -> tests/benchmarks/results/tasks.md
+# make studies the survey's results in small -> tests/benchmarks/results/study_<name>.md, with figures
 # make gpu     what a GPU makes of one slice and of many -> tests/benchmarks/results/gpu_<device>.md
 # make claims  the demo, and whether what it is to show holds -> tests/benchmarks/results/demo.md
 VENV := .venv
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 CORES ?= 2
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) --quiet rules
 
-.PHONY: setup demo claims methods tasks test test-slurm real scale gpu lint clean
+.PHONY: setup demo claims methods tasks studies test test-slurm real scale gpu lint clean
 
 setup: $(VENV)/.ready
 
@@ -35,6 +36,9 @@ methods: setup
 
 tasks: setup
 	$(BIN)/python tests/benchmarks/tasks.py
+
+studies: setup
+	$(BIN)/python tests/benchmarks/studies.py
 
 test: setup
 	$(BIN)/python -m pytest -n $(CORES) --dist loadgroup
