@@ -16,6 +16,7 @@ import yaml
 
 from dipline import cli, preview, registry, store
 from dipline.plan import Plan
+from dipline.report import cite
 
 ROOT = Path(__file__).parent.parent
 STUDY = """
@@ -767,3 +768,18 @@ def test_memory_is_what_the_job_may_use(tmp_path, monkeypatch):
 
 def test_schema_verb(capsys):
     assert json.loads(said(capsys, "schema"))["title"] == "dipline study"
+
+
+def test_the_readme_has_every_method_with_paper_and_parameters():
+    """Names, papers and parameters of the README's table are those of the files."""
+    text = (ROOT / "README.md").read_text()
+    rows = {cells[0].strip(): cells for cells in (line[2:].split(" | ") for line in text.splitlines() if line.startswith("| "))}
+    found = {name for row in rows for name in re.split(r"[,;] ", row)}
+    plugins = registry.plugins("methods")
+    assert set(plugins) <= found
+    for name, cells in rows.items():
+        if name in plugins and len(cells) == 7:
+            assert cells[3] == cite.short(plugins[name].get("CITE")[0]), name
+            assert set(cells[5].split(", ")) <= set(plugins[name].parameters), name
+            noise = {"input", "input_channels", "input_scale", "input_noise", "weight_decay"}
+            assert set(plugins[name].parameters) - set(cells[5].split(", ")) <= noise, name
