@@ -5,6 +5,7 @@
 # make methods every method on one small problem of each kind -> tests/benchmarks/results/methods.md
 # make tasks   DIP beside classical baselines, task by task -> tests/benchmarks/results/tasks.md
 # make studies the survey's results in small -> tests/benchmarks/results/study_<name>.md, with figures
+# make bench   seconds to the same image; BENCH=short: a part; PEERS="--peer NAME=FOLDER": beside official codes -> results/bench_cpu.md
 # make gpu     what a GPU makes of one slice and of many -> tests/benchmarks/results/gpu_<device>.md
 # make claims  the demo, and whether what it is to show holds -> tests/benchmarks/results/demo.md
 VENV := .venv
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 CORES ?= 2
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) --quiet rules
 
-.PHONY: setup demo claims methods tasks studies test test-slurm real scale gpu lint clean
+.PHONY: setup demo claims methods tasks studies bench test test-slurm real scale gpu lint clean
 
 setup: $(VENV)/.ready
 
@@ -48,6 +49,9 @@ test-slurm: setup
 	@command -v slurmctld munged > /dev/null || [ "$$(id -u)" != 0 ] || { apt-get update -q && \
 	  DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends slurm-wlm munge; } || echo "Slurm cannot be installed here"
 	$(BIN)/python -m pytest -n 4 -rs tests/slurm
+
+bench: setup
+	BENCH=$(BENCH) $(BIN)/python tests/benchmarks/bench.py $(PEERS)
 
 gpu: setup
 	$(BIN)/python tests/benchmarks/gpu.py

@@ -286,7 +286,8 @@ class Plan:
                 rest = {k: v for k, v in values.items() if k not in (key, *follow)}
                 if values.get(key) is not None:
                     series.setdefault(json.dumps(rest, sort_keys=True), {}).setdefault(values[key], name)
-            varying = [k for k in next(iter(acquired.values())) if k not in (key, *follow) and len({str(v[k]) for v in acquired.values()}) > 1]
+            others = [k for k in next(iter(acquired.values())) if k not in (key, *follow)]
+            varying = [k for k in others if len({str(v[k]) for v in acquired.values()}) > 1]
             for rest, names in series.items():
                 if len(names) >= 3:
                     said = [f"{k} {json.loads(rest)[k]}".replace("_", " ") for k in varying if json.loads(rest)[k] is not None]

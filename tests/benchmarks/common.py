@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dipline import registry, store
+from dipline import measure, registry, store
+from dipline import study as studies
 from dipline.plan import Plan
 
 ROOT = Path(__file__).parents[2]
@@ -37,6 +38,27 @@ def run(name):
     subprocess.run([sys.executable, "-m", "dipline", "tables", f"results/{name}"], check=True)
     plan = Plan.open(f"results/{name}")
     return done.returncode, plan, pd.read_csv(plan.root / "metrics.csv", keep_default_na=False)
+
+
+def scan(folder, reader, own, acq, slices=(0,), patient="patient_201"):
+    """[(operator, y, truth, range)], a slice each, of an embedded patient on the CPU; what was measured stays in the folder."""
+    plugin = registry.get("readers", reader)
+    own = {k: v for k, v in (plugin.defaults() | own).items() if k not in plugin.get("COHORT", ())}
+    modality, reading = plugin.get("MODALITY"), {"reader": plugin.get("READS_AS"), "params": {}}
+    acquired = studies.checked_acquisition(acq, modality)
+    spec = reading | {"physics": acquired.physics, "acq": acquired.model_dump()}
+    if modality == "mri":
+        spec |= {"crop": "readout", "maps": studies.Maps().model_dump()}
+    file, truth = folder / "measurement.h5", folder / "truth.h5"
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        scanned = folder / (patient + plugin.get("SUFFIX", ".h5"))
+        measure.simulate(scanned, {"reader": reader, "params": own})
+        measure.measure([scanned], file, folder / "held.h5", "bench", patient, "acq", list(slices), spec)
+        measure.reference([scanned], truth, patient, list(slices), reading)
+    head, content = store.read(truth)
+    build = registry.get("physics", acquired.physics).load().build
+    return [(*build(store.arrays(file, s)), content[s]["view"], head["range"]) for s in slices]
 
 
 def write(file, lines):

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from dipline import loop, measure, metrics, registry, store, study
+from dipline import loop, metrics, study
 
 NETWORKS = {
     "skip 16 x 5": {"skip": {"widths": [16] * 5, "skip_widths": [4] * 5}},
@@ -31,21 +31,9 @@ ROWS, DEVICE = [], torch.device("cuda")
 
 def scan(folder, matrix, coils):
     """(operator, y, truth, range) of a synthetic slice on the CPU; the measurement stays in the folder."""
-    name = folder / f"brain_{matrix}_{coils}"
-    file, truth = name.with_suffix(".h5"), name.with_suffix(".truth.h5")
-    if not file.exists():
-        plugin = registry.get("readers", "phantom")
-        own = plugin.defaults() | {"slices": 1, "matrix": matrix, "coils": coils, "contrast": "t1"}
-        own = {k: v for k, v in own.items() if k not in plugin.get("COHORT", ())}
-        acq = study.checked_acquisition({"mask": "equispaced_fraction", "acceleration": 4, "center_fraction": 0.08, "noise_snr": 15}, "mri")
-        reading = {"reader": plugin.get("READS_AS"), "params": {}}
-        spec = reading | {"physics": "sense", "acq": acq.model_dump(), "crop": "readout", "maps": study.Maps().model_dump()}
-        patient = folder / "patient_201.h5"
-        measure.simulate(patient, {"reader": "phantom", "params": own})
-        measure.measure([patient], file, folder / "held.h5", "brain", "patient_201", "R4", [0], spec)
-        measure.reference([patient], truth, "patient_201", [0], reading)
-    head, content = store.read(truth)
-    return *registry.get("physics", "sense").load().build(store.arrays(file, 0)), content[0]["view"], head["range"]
+    acq = {"mask": "equispaced_fraction", "acceleration": 4, "center_fraction": 0.08, "noise_snr": 15}
+    own = {"slices": 1, "matrix": matrix, "coils": coils, "contrast": "t1"}
+    return common.scan(folder / f"brain_{matrix}_{coils}", "phantom", own, acq)[0]
 
 
 def arm(network, iterations=100000, **more):
