@@ -31,6 +31,15 @@ def test_recorded_steps_give_the_bits_of_launched_ones(method, monkeypatch):
 
 
 @needs_gpu
+def test_a_schedule_reaches_recorded_steps(monkeypatch):
+    arm = small_arm("vanilla", iterations=30, schedule="cosine")
+    replayed = fitted(arm).image
+    monkeypatch.setattr(recorded, "WARM_UP", 10**9)
+    np.testing.assert_array_equal(replayed, fitted(arm).image)
+    assert not np.array_equal(replayed, fitted(small_arm("vanilla", iterations=30)).image)
+
+
+@needs_gpu
 @pytest.mark.parametrize("after", [3, 17])
 def test_promise_3_on_a_gpu(tmp_path, after):
     arm = small_arm("vanilla", 36, params={"input_noise": 0.05}, average=0.9)

@@ -278,3 +278,22 @@ def test_noise_has_the_size_that_the_network_takes(problem, network):
     for method in ("self_guided", "aseq"):
         assert run_of(problem, small_arm(method, 3, network={network: {"widths": [8, 8]}})).method.z.shape[2:] == (32, 32)
         fit(problem, small_arm(method, 3, network={network: {"widths": [8, 8]}}))
+
+
+@pytest.mark.parametrize("method", ["vanilla", "self_guided", "oes"])
+def test_a_cosine_schedule_takes_every_rate_to_nought(method):
+    """Half a cosine over the steps of each stage, of each group's own rate."""
+    A, y, _ = disc_problem()
+    arm = small_arm(method, 10, schedule="cosine")
+    run, fresh = (loop.Run(y, A, arm, 0, {}, arm["stop"], 10) for _ in range(2))
+    rates = [[g["lr"] for g in stage.groups] for stage in fresh.stages]
+    seen = []
+    while not run.finished:
+        if run.k == run.stage_end:
+            run.next_stage()
+        starts, stage, k = rates[run.stage], run.stages[run.stage], run.k
+        run.step()
+        done = (k - (run.stage_end - stage.steps)) / stage.steps
+        seen.append(done)
+        assert [g["lr"] for g in run.optimiser.param_groups] == pytest.approx([s * 0.5 * (1 + np.cos(np.pi * done)) for s in starts])
+    assert seen[0] == 0 and max(seen) >= 0.75

@@ -40,6 +40,7 @@ ARMS = [
     pytest.param({"method": "vanilla", "stop": {"sv_es": SV_ES}, "watch": [{"discrepancy": {"sigma": 0.02}}]}, id="sv_es"),
     pytest.param({"method": "vanilla", "stop": {"discrepancy": {"sigma": 0.02, "tau": 8.0}}, "penalty": {"tv": 0.01}}, id="discrepancy"),
     pytest.param({"method": "vanilla", "stop": "min_loss", "precondition": 0.02}, id="min_loss"),
+    pytest.param({"method": "self_guided", "schedule": "cosine"}, id="cosine"),
 ]
 
 

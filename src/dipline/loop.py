@@ -7,6 +7,7 @@ uninterrupted run.
 
 import contextlib
 import hashlib
+import math
 import time
 from dataclasses import dataclass, field
 from functools import partial
@@ -157,10 +158,23 @@ class Run:
             make = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[stage.optimiser]
             more = {"capturable": True} if self.device.type == "cuda" and stage.optimiser == "adam" else {}
             self.optimiser = make(stage.groups, fused=True, **more)
+        self.rates = self._rates() if self.optimiser and self.arm.get("schedule") == "cosine" else []
         self.advance = partial(self._method_step, self.optimiser, stage.clip)
         if self.device.type == "cuda" and self.optimiser:
             self.advance = Recorded(self.advance, self.method.form, self.generators, self.say)
         self.stage_end = sum(s.steps for s in self.stages[: self.stage + 1])
+
+    def _rates(self):
+        """[(rate of a parameter group at the start, where that of a step lies)]: on a GPU a tensor, which a recorded step reads."""
+        on_gpu = self.device.type == "cuda"
+        return [(g["lr"], torch.tensor(g["lr"], device=self.device) if on_gpu else None) for g in self.optimiser.param_groups]
+
+    def _cool(self, stage):
+        """Set the rates of this step: half a cosine over the steps of a stage (Loshchilov and Hutter, ICLR 2017, without restarts)."""
+        left = (self.stage_end - self.k) / stage.steps
+        for group, (start, place) in zip(self.optimiser.param_groups if self.rates else (), self.rates, strict=True):
+            rate = start * 0.5 * (1 - math.cos(math.pi * left))
+            group["lr"] = rate if place is None else place.fill_(rate)
 
     def _method_step(self, optimiser, clip, k):
         half = self.arm.get("precision") == "bf16"
@@ -170,6 +184,7 @@ class Run:
     def step(self):
         """One optimiser step and everything that watches it. No host synchronisation."""
         stage = self.stages[self.stage]
+        self._cool(stage)
         loss, image = self.advance(self.k)
         if stage.scored:
             with torch.no_grad():

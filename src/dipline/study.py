@@ -301,6 +301,9 @@ class Arm(Model):
     precision: Literal["tf32", "single", "bf16"] = Field(
         "tf32", description="of convolutions on a GPU; bf16 also on a CPU: half the digits for a little speed"
     )
+    schedule: Literal["constant", "cosine"] = Field(
+        "constant", description="of the learning rates over the steps of each stage; cosine: from their values to 0"
+    )
     penalty: Penalty = Penalty()
     inputs: dict[str, Input] = {}
     data_term: Literal["least_squares", "weighted", "poisson"] = Field(
@@ -388,7 +391,7 @@ def resolve(arm, snapshots=60, read_every=20, block=None):
     """An :class:`Arm` with every default filled in: what ``loop.fit`` takes, and what a job's identity holds.
 
     ``block``: the study's, where the arm has none of its own. Its mode is for networks alone, and in a job's identity only where
-    it is not serial; so are precision and penalties, where they are set.
+    it is not serial; so are precision, schedule and penalties, where they are set.
     """
     method = registry.get("methods", arm.method)
     network = arm.network if arm.network is not None else method.get("NETWORK")
@@ -397,6 +400,8 @@ def resolve(arm, snapshots=60, read_every=20, block=None):
         found = {"mode": block.mode} | ({"warm": block.warm} if block.mode == "chain" else {})
     if arm.precision != "tf32" and method.get("NETWORK"):
         found |= {"precision": arm.precision}
+    if arm.schedule != "constant" and method.get("NETWORK"):
+        found |= {"schedule": arm.schedule}
     if penalty := {name: weight for name, weight in arm.penalty.model_dump().items() if weight}:
         found |= {"penalty": penalty}
     return found | {

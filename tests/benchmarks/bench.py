@@ -40,6 +40,7 @@ VARIANTS = {  # {name: (arm, mode of a block)}
     "demo": (OURS, ""),
     "demo, no preconditioning": ({**OURS, "precondition": 0.0}, ""),
     "demo, no average": ({**OURS, "average": 0.0}, ""),
+    "demo, cosine over 900 steps": ({**OURS, "schedule": "cosine", "iterations": 900}, ""),
     "demo, joint": (OURS, "joint"),
     "demo, chain": (OURS, "chain"),
 }
@@ -87,7 +88,8 @@ class Ours:
         middle = len(problem) // 2
         A, y, self.truth, self.range = problem[middle]
         self.slices, start = 1, []
-        resolved = study.resolve(study.checked_arm(arm | {"iterations": 100000}), snapshots=0)
+        self.steps = arm.get("iterations", 100000)
+        resolved = study.resolve(study.checked_arm({"iterations": 100000} | arm), snapshots=0)
         if mode == "joint":
             self.A, self.slices, self.middle = Joint([p[0] for p in problem]), len(problem), middle
             A, y = self.A, self.A.joined([p[1] for p in problem])
@@ -96,7 +98,7 @@ class Ours:
             for _ in range(900):
                 before.step()
             start = [net.state_dict() for net in before.made]
-        self.A, self.run = A, loop.Run(y, A, resolved, 0, {}, resolved["stop"], 100000, start, print)
+        self.A, self.run = A, loop.Run(y, A, resolved, 0, {}, resolved["stop"], self.steps, start, print)
 
     def step(self):
         self.run.step()
@@ -131,7 +133,7 @@ def serve(pipe, kind, args):
     torch.set_num_threads(1)
     loop.set_up("cpu", 1)
     runner = kind(*args)
-    pipe.send(runner.slices)
+    pipe.send((runner.slices, getattr(runner, "steps", 100000)))
     for count in iter(pipe.recv, None):
         wall, cpu = time.perf_counter(), time.process_time()
         for _ in range(count):
@@ -147,10 +149,12 @@ class Variant:
         self.name, (self.pipe, other) = name, multiprocessing.get_context("spawn").Pipe()
         self.process = multiprocessing.get_context("spawn").Process(target=serve, args=(other, kind, args), daemon=True)
         self.process.start()
-        self.slices = self.pipe.recv()
+        self.slices, self.most = self.pipe.recv()
         self.k, self.seconds, self.memory, self.turns, self.curve = 0, 0.0, 0.0, [], []
 
     def turn(self, count):
+        """So many steps more, or all that are left."""
+        count = min(count, self.most - self.k)
         self.pipe.send(count)
         wall, cpu, psnr, self.memory = self.pipe.recv()
         self.k += count
@@ -232,10 +236,10 @@ def quality(folder, short, peers):
 
 def compare(part, found, slow, seconds):
     """Let the variants take turns until each has had its time (those of ``slow`` four times as much), then write a row each."""
-    while any(v.seconds < seconds * (4 if v.name in slow else 1) for v in found):
-        for v in found:
-            if v.seconds < seconds * (4 if v.name in slow else 1):
-                v.turn(max(2, round(0.06 * v.k)))
+    going = lambda v: v.k < v.most and v.seconds < seconds * (4 if v.name in slow else 1)  # noqa: E731
+    while any(map(going, found)):
+        for v in filter(going, found):
+            v.turn(max(2, round(0.06 * v.k)))
     vanilla = next((v for v in found if v.name.startswith("ulyanov")), next(v for v in found if v.name == REFERENCE))
     target = max(psnr for _, psnr in vanilla.curve)
     fastest = min((v.reaches(target) * v.milliseconds()[0] for v in found if v.name in slow and v.reaches(target)), default=np.nan)

@@ -256,6 +256,8 @@ def _arm(study, name, number):
         parts.append(f"data term: {DATA_TERMS[r['data_term']]}{number('sauer1993')}")
     if r["precondition"]:
         parts.append(f"preconditioned ({r['precondition']:g})")
+    if r.get("schedule"):
+        parts.append("learning rates on half a cosine to 0")
     for name, weight in r.get("penalty", {}).items():
         kind = "isotropic " * (name == "tv_isotropic")
         parts.append(f"{kind}total variation of the image added to the loss with weight {weight:g}{number('liu2019')}")
