@@ -7,6 +7,7 @@ measurement as ours, undersampled k-space and coil maps of one slice. Settings a
 import contextlib
 import io
 import sys
+import types
 
 import numpy as np
 import torch
@@ -70,6 +71,7 @@ class ConvDecoder(Peer):
     """ConvDecoder (Darestani and Heckel 2021): a channel for each part of each coil's image, no maps in the loss, 256 channels."""
 
     def prepare(self):
+        sys.modules.setdefault("torchvision", types.ModuleType("torchvision"))  # imported there for pictures alone
         from include.decoder_conv import convdecoder
 
         coils, (height, width) = len(self.kspace), self.mask.shape
