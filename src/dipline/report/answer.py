@@ -40,7 +40,7 @@ def _lead(plan, metrics, dataset):
 
 
 def _acquisition(plan, metrics, dataset, acq):
-    truth = tables.has_truth(plan, dataset)
+    truth, kind = tables.has_truth(plan, dataset), style.unit(plan.study.modality(dataset))
     metric = "psnr" if truth else "heldout_nmse"
     values = statistics.patients(metrics, dataset, acq, metric, "stopped")
     if values.empty:
@@ -70,10 +70,10 @@ def _acquisition(plan, metrics, dataset, acq):
         f"{_value(means[base], metric)}"
     )
     if fair and len(complete) < len(values):
-        text.append(f" (means over the {len(complete)} of {len(values)} patients that every arm has)")
+        text.append(f" (means over the {len(complete)} of {len(values)} {kind}s that every arm has)")
     elif not fair:
-        text.append(" (no patient has results of all arms, so these means are over different patients)")
-    text.append(". " + _difference(metrics, dataset, acq, metric, best, base))
+        text.append(f" (no {kind} has results of all arms, so these means are over different {kind}s)")
+    text.append(". " + _difference(kind, metrics, dataset, acq, metric, best, base))
     if truth:
         text += [
             _other_metric(plan, metrics, dataset, acq, best, base),
@@ -89,21 +89,21 @@ def _value(value, metric):
     return f"{m.shown(value)} {m.unit}" if m.unit else f"an {m.label} of {m.shown(value)}"
 
 
-def _difference(metrics, dataset, acq, metric, best, base):
+def _difference(kind, metrics, dataset, acq, metric, best, base):
     pairs, m = statistics.compare(metrics, dataset, acq, metric), style.metric(metric)
     pair = pairs[pairs.apply(lambda r: {r["arm_a"], r["arm_b"]} == {best, base}, axis=1)].iloc[0]
     n = pair["patients"]
     if not n:
-        return "They have no patient in common."
+        return f"They have no {kind} in common."
     sign = (1 if pair["arm_a"] == best else -1) * m.better
     middle = sign * pair["median_difference"]
     low, high = sorted(sign * pair[k] for k in ("smallest_difference", "largest_difference"))
     unit = f" {m.unit}" if m.unit else ""
     verdict = "ahead by" if middle > 0 else "behind by" if middle < 0 else "level with it:"
-    text = f"{best} is {verdict} {m.shown(abs(middle))}{unit} in the median of {style.count(n, 'patient')}"
+    text = f"{best} is {verdict} {m.shown(abs(middle))}{unit} in the median of {style.count(n, kind)}"
     text += f" (range {m.shown(low)} to {m.shown(high)}{unit}; positive: {best} better)" if n > 1 else ""
     if pair["p"] != pair["p"]:
-        return f"{text}. With {style.count(n, 'patient')}, fewer than {statistics.LEAST}, no test was made."
+        return f"{text}. With {style.count(n, kind)}, fewer than {statistics.LEAST}, no test was made."
     tested = int(pairs["p"].notna().sum())
     text += (
         f"; Wilcoxon {p_value(pair['p'])}, after Holm's correction over {style.count(tested, 'pair')} "
@@ -112,7 +112,7 @@ def _difference(metrics, dataset, acq, metric, best, base):
     text += ", which is no evidence of a difference." if pair["p_holm"] >= 0.05 else "."
     floor = statistics.smallest_p(n, tested)
     return text + (
-        f" So few patients cannot give less than {p_value(floor).removeprefix('p = ')} here." if floor >= 0.05 else ""
+        f" So few {kind}s cannot give less than {p_value(floor).removeprefix('p = ')} here." if floor >= 0.05 else ""
     )
 
 

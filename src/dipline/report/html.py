@@ -84,7 +84,7 @@ def _dataset(plan, metrics, name):
     shown = [key[1:] for key in plan.shown() if key[0] == name]
     tested = ("psnr", "ssim", "ssim_wang") if truth else ("heldout_nmse",)
     return {
-        "name": name, "truth": truth, "protocol": tables.protocol(plan, name),
+        "name": name, "unit": style.unit(plan.study.modality(name)), "truth": truth, "protocol": tables.protocol(plan, name),
         "main": [t for t in found if t["metric"] in MAIN], "further": [t for t in found if t["metric"] not in MAIN],
         "panels": [_panel(plan, name, *key, first=key[1:] == shown[0][1:]) for key in shown],
         "curves": [_picture(plan.curve(name, acq), acq) for acq in plan.study.datasets[name].acquisitions],
@@ -100,7 +100,7 @@ def _table(plan, metrics, dataset, metric):
     found = {w: tables.summary(metrics, dataset, metric, w) for w in sides}
     acqs = list(next(iter(found.values())).columns.unique("acq"))
     top = {acq: tables.best(found[sides[0]], acq, metric) for acq in acqs}
-    looks, said_once = style.looks(plan.study), (tables.protocol(plan, dataset), tables.NOTE)
+    looks, said_once = style.looks(plan.study), (tables.protocol(plan, dataset), tables.spread_note(plan, dataset))
     rows = [
         (
             arm,

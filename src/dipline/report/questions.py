@@ -213,8 +213,8 @@ def published(plan, metrics, dataset):
     if not rows:
         return None
     note = (
-        "Ours: mean ± standard deviation over patients [over seeds] of what users get; –: a method without an arm here. Data and protocol "
-        "differ as the last column says, so that only the order of methods and the size of steps between them can be compared, not "
+        f"Ours: mean ± standard deviation over {style.unit(plan.study.modality(dataset))}s [over seeds] of what users get; –: a method "
+        "without an arm here. Data and protocol differ as the last column says, so that only the order of methods and the size of steps between them can be compared, not "
         "single numbers."
     )
     heads = ["acquisition", "method", "score", "ours", "published", "source", "how their protocol differs"]

@@ -36,7 +36,7 @@ NO_TABLE = {"status", "acceleration_achieved"}
 WITHOUT_TRUTH = ("heldout_nmse", "residual", "seed_spread", "seconds")
 HEADS = {"stopped": "stopped", "peak": "peak (oracle)", "": ""}
 NOTE = (
-    "Mean ± standard deviation over patients (mean over seeds first) [spread over seeds: mean over patients of "
+    "Mean ± standard deviation over {0}s (mean over seeds first) [spread over seeds: mean over {0}s of "
     "the standard deviation over seeds]."
 )
 SPREAD = "100 × norm of the standard deviation over seeds / norm of the mean over seeds."
@@ -263,17 +263,18 @@ def notes(plan, metrics, dataset, metric):
     table, said = summary(metrics, dataset, metric, sides(metrics, dataset, metric)[0]), []
     counts = table.xs("n", axis=1, level="quantity").fillna(0).astype(int)
     most = int(counts.to_numpy().max()) if counts.size else 0
-    said.append(f"n = {style.count(most, style.unit(plan.study.modality(dataset)))} (one volume each).")
+    kind = style.unit(plan.study.modality(dataset))
+    said.append(f"n = {style.count(most, kind)} (one volume each).")
     fewer = [f"{arm} at {acq}: {n}" for arm in counts.index for acq, n in counts.loc[arm].items() if n < most]
     if fewer and metric != "seed_spread":
         said.append(
-            f"Fewer patients (see failures.csv; their means are not over the same patients): {', '.join(fewer)}."
+            f"Fewer {kind}s (see failures.csv; their means are not over the same {kind}s): {', '.join(fewer)}."
         )
     state = metrics[(metrics["dataset"] == dataset) & (metrics["metric"] == "status")]["value"]
     if (state == 0).any():
         said.append(f"{int((state == 0).sum())} of {len(state)} jobs have no complete result; they are in no mean.")
     air = " HU count from air (−1000)." if plan.study.modality(dataset) == "ct" else ""
-    said.append(NOTE if metric != "seed_spread" else SPREAD + air)
+    said.append(spread_note(plan, dataset) if metric != "seed_spread" else SPREAD + air)
     if "peak" in sides(metrics, dataset, metric):
         said.append(
             "Stopped: what a user without a reference gets. Peak: oracle, the best image of the run by PSNR; no "
@@ -285,6 +286,11 @@ def notes(plan, metrics, dataset, metric):
     if not has_truth(plan, dataset):
         said.append("This dataset has no truth: nothing here measures the error of an image.")
     return said
+
+
+def spread_note(plan, dataset):
+    """What stands in a cell."""
+    return NOTE.format(style.unit(plan.study.modality(dataset)))
 
 
 def words(acquisition, heads):
