@@ -214,8 +214,8 @@ def published(plan, metrics, dataset):
         return None
     note = (
         f"Ours: mean ± standard deviation over {style.unit(plan.study.modality(dataset))}s [over seeds] of what users get; –: a method "
-        "without an arm here. Data and protocol differ as the last column says, so that only the order of methods and the size of steps between them can be compared, not "
-        "single numbers."
+        "without an arm here. Data and protocol differ as the last column says, so that only the order of methods and the size of steps "
+        "between them can be compared, not single numbers."
     )
     heads = ["acquisition", "method", "score", "ours", "published", "source", "how their protocol differs"]
     return Table("published", "Beside published numbers", note, pd.DataFrame(rows), heads, [list(r.values()) for r in rows])
