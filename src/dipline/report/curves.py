@@ -1,9 +1,8 @@
 """PSNR over the iterations: how high every arm climbs, where it stops, and how far it falls afterwards.
 
 Thick: mean over volumes; thin: one line a volume (mean over its slices and seeds), of more than four volumes a band of one standard
-deviation. A run that stopped earlier than
-others keeps its last value. A filled disc marks what the arm's stop rule chose, open symbols what watched rules would
-have chosen. Classical arms are horizontal lines: the image they hand over.
+deviation. A run that stopped earlier than others keeps its last value. A filled disc marks what the arm's stop rule chose, open symbols
+what watched rules would have chosen. Classical arms are horizontal lines, named at their ends: the image they hand over.
 """
 
 import numpy as np
@@ -99,16 +98,28 @@ def draw(plan, dataset, acq):
     return out
 
 
+def _names(axes, levels):
+    """The names of horizontal lines at their right ends, moved apart where they would cover each other."""
+    low, high = axes.get_ylim()
+    gap, at = (high - low) / 24, -np.inf
+    for level, arm, colour in sorted(levels):
+        at = max(level, at + gap)
+        if level >= low:
+            axes.annotate(
+                arm, (1, level), (1.015, at), xycoords=("axes fraction", "data"), textcoords=("axes fraction", "data"), fontsize=7,
+                color=colour, va="center", annotation_clip=False,
+            )  # fmt: skip
+
+
 def _plot(axes, study, found, looks):
-    legend, values, rules = [], [], {}
+    legend, levels, values, rules = [], [], [], {}
     for arm, f in found.items():
         colour, line = looks[arm]
         classical = registry.get("methods", study.arms[arm].method).get("CLASS") == "classical"
         if classical or not f["lines"]:
             if f["level"] is not None:
-                how = {"color": colour, "linestyle": (0, (4, 2, 1, 2)), "linewidth": 1.3}
-                axes.axhline(f["level"], zorder=1, **how)
-                legend.append(Line2D([], [], label=arm, **how))
+                axes.axhline(f["level"], zorder=1, color=colour, linestyle=(0, (1, 1.5)), linewidth=1.1)
+                levels.append((f["level"], arm, colour))
                 values.append(f["level"])
             continue
         steps, psnr, spread = mean(list(f["lines"].values()))
@@ -136,6 +147,7 @@ def _plot(axes, study, found, looks):
     if values.size:
         low, high = max(values.min(), values.max() - 16), values.max()
         axes.set_ylim(low - 0.04 * (high - low + 1), high + 0.06 * (high - low + 1))
+    _names(axes, levels)
     axes.set(xscale="log", xlabel="iteration (optimiser steps)", ylabel="PSNR (dB), mean over slices")
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.xaxis.set_minor_formatter(NullFormatter())

@@ -1,13 +1,13 @@
 """How figures and tables look: one colour for an arm in all of them, one name and number of digits for a metric.
 
-Colours are those of Okabe and Ito, which colour-blind readers can tell apart; from the ninth arm on they repeat with
-another line, so that colour is never the only difference.
+Colours are those of Okabe and Ito, which colour-blind readers can tell apart; neighbouring arms differ in their line as well, so that
+colour is never the only difference, and a grey print can be read.
 """
 
 from dataclasses import dataclass
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
-LINES = ("-", (0, (5, 1.5)), (0, (1, 1.2)))
+LINES = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))
 GREY = "#5A5A5A"
 FONT = {
     "font.family": "DejaVu Sans", "font.size": 8, "axes.titlesize": 9, "axes.labelsize": 8.5, "legend.fontsize": 8,
@@ -76,8 +76,9 @@ def unit(modality):
 
 
 def looks(study):
-    """{arm: (colour, line)}, by the arm's place in the study file."""
-    return {arm: (COLOURS[i % len(COLOURS)], LINES[i // len(COLOURS) % len(LINES)]) for i, arm in enumerate(study.arms)}
+    """{arm: (colour, line)}, by the arm's place in the study file; no pair twice among 32 arms."""
+    places = ((i % len(COLOURS), (i + i // len(COLOURS)) % len(LINES)) for i in range(len(study.arms)))
+    return {arm: (COLOURS[c], LINES[k]) for arm, (c, k) in zip(study.arms, places, strict=True)}
 
 
 def count(n, noun):

@@ -18,6 +18,7 @@ NAMES = {
     "sigma": "standard deviation of the noise (of 255)", "missing": "part of the pixels missing", "factor": "pixels fewer a side",
     "rate": "values a pixel",
 }  # fmt: skip
+MARKERS = "osD^vPX*"
 LOGARITHMIC = ("views", "photons", "factor")
 
 
@@ -45,7 +46,8 @@ def draw(plan, metrics, dataset):
             axes.set_axis_off()
         for axes in list(grid)[: len(sweeps) : columns]:
             axes.set_ylabel(style.metric(metric).heading)
-        lines = [Line2D([], [], color=looks[a][0], linestyle=looks[a][1], marker="o", markersize=3, label=a) for a in arms]
+        how = [{"color": looks[a][0], "linestyle": looks[a][1], "marker": MARKERS[i % len(MARKERS)]} for i, a in enumerate(arms)]
+        lines = [Line2D([], [], markersize=3.2, label=a, **h) for a, h in zip(arms, how, strict=True)]
         figure.legend(handles=lines, loc="outside lower center", ncols=2 * columns, frameon=False, handlelength=2.4)
         out = plan.sweep(dataset)
         with store.written(out) as part:
@@ -59,7 +61,7 @@ def _panel(axes, table, plan, dataset, key, acqs, looks, arms):
         means = [table.loc[arm, (acq, "mean")] for acq in acqs]
         spread = [table.loc[arm, (acq, "std")] for acq in acqs]
         colour, line = looks[arm]
-        axes.plot(at, means, color=colour, linestyle=line, marker="o", markersize=3, linewidth=1.4)
+        axes.plot(at, means, color=colour, linestyle=line, marker=MARKERS[i % len(MARKERS)], markersize=3.2, linewidth=1.4)
         if any(s == s for s in spread):
             axes.errorbar(at, means, spread, color=colour, linestyle="", elinewidth=0.6, capsize=1.5 + 0.2 * i, alpha=0.6)
     if key in LOGARITHMIC:
