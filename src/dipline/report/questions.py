@@ -133,13 +133,15 @@ def peaks(plan, dataset):
         mean, std = each.mean(0), each.std(0, ddof=1) if len(each) > 1 else np.full(4, np.nan)
         network = "+".join(plan.study.resolved(arm, acq)["network"] or [])
         rows.append({
-            "acq": acq, "arm": arm, "network": network, "rule": rule, "n": len(each), "peak": mean[0], "peak_iteration": mean[1],
-            "distance": mean[2], "distance_std": std[2], "iterations": mean[3], "iterations_std": std[3],
+            "acq": acq, "arm": arm, "network": network, "rule": rule, "n": len(each), "peak": mean[0], "peak_std": std[0],
+            "peak_iteration": mean[1], "peak_iteration_std": std[1], "distance": mean[2], "distance_std": std[2], "iterations": mean[3],
+            "iterations_std": std[3],
         })  # fmt: skip
     signed = lambda v, digits: format(v, digits).replace("-", "−")  # noqa: E731
     spread = lambda v, digits: f" ± {format(v, digits)}" if v == v else ""  # noqa: E731
     shown = [
-        [r["acq"], r["arm"], r["network"], r["rule"], str(r["n"]), f"{r['peak']:.2f}", f"{r['peak_iteration']:.0f}",
+        [r["acq"], r["arm"], r["network"], r["rule"], str(r["n"]), f"{r['peak']:.2f}{spread(r['peak_std'], '.2f')}",
+         f"{r['peak_iteration']:.0f}{spread(r['peak_iteration_std'], '.0f')}",
          signed(r["distance"], ".2f") + spread(r["distance_std"], ".2f"),
          signed(r["iterations"], "+.0f") + spread(r["iterations_std"], ".0f")]
         for r in rows
@@ -151,7 +153,7 @@ def peaks(plan, dataset):
         "that went on saw the same images as all others of that run. Distance 0: the rule found the peak; it says nothing of how good the "
         "peak is, and a run that still rises at its end has its peak there, whatever the rule."
     )
-    heads = ["acquisition", "arm", "network", "rule", "n", "peak (dB)", "at iteration", "distance (dB)", "iterations from the peak"]
+    heads = ["acquisition", "arm", "network", "rule", "n", "peak (dB)", "at iteration", "distance (dB)", "in iterations"]
     return Table("stops", "Stops and the peak of the same run", note, pd.DataFrame(rows), heads, shown)
 
 
