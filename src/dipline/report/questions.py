@@ -109,7 +109,7 @@ def peaks(plan, dataset):
     """How far what every stop rule chose, and the last image, lie from the peak of the same run; None without curves."""
     found = {}
     for job in plan.jobs:
-        if job.dataset != dataset:
+        if job.dataset != dataset or answer.class_of(plan, job.arm) == "classical":
             continue
         resolved, scored = plan.study.resolved(job.arm, job.acq), tables.scores(plan, job)
         own = next(iter(resolved["stop"]))
