@@ -133,5 +133,6 @@ def test_the_sweep_is_drawn_and_shown(tmp_path, monkeypatch):
     from matplotlib.image import imread
 
     picture = imread(file)
+    assert (picture[:, :60, :3].min((0, 1)) < 0.5).all(), "the axis has its name"
     assert picture.shape[0] > 400 and picture.shape[1] > 3 * 400
     assert len(np.unique(picture[..., :3].reshape(-1, 3), axis=0)) > 50

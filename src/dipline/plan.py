@@ -290,8 +290,9 @@ class Plan:
             varying = [k for k in others if len({str(v[k]) for v in acquired.values()}) > 1]
             for rest, names in series.items():
                 if len(names) >= 3:
-                    said = [f"{k} {json.loads(rest)[k]}".replace("_", " ") for k in varying if json.loads(rest)[k] is not None]
-                    found.append((key, [names[v] for v in sorted(names)], ", ".join(said) or dataset))
+                    said = {k: json.loads(rest)[k] for k in varying if json.loads(rest)[k] is not None}
+                    said = [f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in said.items()]
+                    found.append((key, [names[v] for v in sorted(names)], ", ".join(said).replace("_", " ") or dataset))
         return found
 
     def swept(self):

@@ -4,6 +4,8 @@ One panel for every series of three or more acquisitions that differ in one numb
 what users get; bars: standard deviation over volumes. Without a truth the score is the error on held-out samples.
 """
 
+import textwrap
+
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -38,13 +40,13 @@ def draw(plan, metrics, dataset):
     arms = [a for a in table.index if table.loc[a].xs("mean", level="quantity").notna().any()]
     with rc_context(style.FONT):
         figure = Figure((2.9 * columns + 0.5, 2.7 * rows + 0.3 + 0.2 * -(-len(arms) // (2 * columns))), layout="constrained")
-        grid = figure.subplots(rows, columns, squeeze=False, sharey=True).flat
+        grid = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
         for axes, (key, acqs, title) in zip(grid, sweeps, strict=False):
             _panel(axes, table, plan, dataset, key, acqs, looks, arms)
-            axes.set_title(title, loc="left")
-        for axes in list(grid)[len(sweeps) :]:
+            axes.set_title(textwrap.fill(title, 36), loc="left", fontsize=8)
+        for axes in grid[len(sweeps) :]:
             axes.set_axis_off()
-        for axes in list(grid)[: len(sweeps) : columns]:
+        for axes in grid[: len(sweeps) : columns]:
             axes.set_ylabel(style.metric(metric).heading)
         how = [{"color": looks[a][0], "linestyle": looks[a][1], "marker": MARKERS[i % len(MARKERS)]} for i, a in enumerate(arms)]
         lines = [Line2D([], [], markersize=3.2, label=a, **h) for a, h in zip(arms, how, strict=True)]
