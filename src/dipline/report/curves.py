@@ -124,7 +124,9 @@ def _plot(axes, study, found, looks):
             continue
         steps, psnr, spread = mean(list(f["lines"].values()))
         if len(f["lines"]) > MANY:
-            axes.fill_between(steps, psnr - spread, psnr + spread, color=colour, alpha=0.12, linewidth=0, zorder=1)
+            axes.fill_between(steps, psnr - spread, psnr + spread, color=colour, alpha=0.3 / len(found), linewidth=0, zorder=1)
+            for edge in (psnr - spread, psnr + spread):
+                axes.plot(steps, edge, color=colour, linestyle=line, linewidth=0.4, alpha=0.4, zorder=1)
         for several in f["lines"].values() if len(f["lines"]) <= MANY else ():
             axes.plot(*several, color=colour, linestyle=line, linewidth=0.5, alpha=0.35, zorder=2)
         axes.plot(steps, psnr, color=colour, linestyle=line, linewidth=1.8, zorder=3)
