@@ -1,8 +1,8 @@
 """PSNR over the iterations: how high every arm climbs, where it stops, and how far it falls afterwards.
 
-Thick: mean over volumes; thin: one line a volume (mean over its slices and seeds), of more than four volumes a band of one standard
-deviation. A run that stopped earlier than others keeps its last value. A filled disc marks what the arm's stop rule chose, open symbols
-what watched rules would have chosen. Classical arms are horizontal lines, named at their ends: the image they hand over.
+Thick: mean over volumes; thin: one line a volume (mean over its slices and seeds), its peak a cross, of more than four volumes a band of
+one standard deviation. A run that stopped earlier than others keeps its last value. A filled disc marks what the arm's stop rule chose,
+open symbols what watched rules would have chosen. Classical arms are horizontal lines, named at their ends: the image they hand over.
 """
 
 import numpy as np
@@ -112,7 +112,7 @@ def _names(axes, levels):
 
 
 def _plot(axes, study, found, looks):
-    legend, levels, values, rules = [], [], [], {}
+    legend, levels, values, rules, peaks = [], [], [], {}, False
     for arm, f in found.items():
         colour, line = looks[arm]
         classical = registry.get("methods", study.arms[arm].method).get("CLASS") == "classical"
@@ -129,6 +129,10 @@ def _plot(axes, study, found, looks):
                 axes.plot(steps, edge, color=colour, linestyle=line, linewidth=0.4, alpha=0.4, zorder=1)
         for several in f["lines"].values() if len(f["lines"]) <= MANY else ():
             axes.plot(*several, color=colour, linestyle=line, linewidth=0.5, alpha=0.35, zorder=2)
+            top = int(np.argmax(several[1]))
+            axes.plot(several[0][top], several[1][top], "+", color=colour, markersize=4.5, markeredgewidth=0.7, zorder=3)
+            values.append(several[1][top])
+            peaks = True
         axes.plot(steps, psnr, color=colour, linestyle=line, linewidth=1.8, zorder=3)
         values += list(psnr)
         legend.append(Line2D([], [], color=colour, linestyle=line, linewidth=1.8, label=arm))
@@ -143,6 +147,8 @@ def _plot(axes, study, found, looks):
     how = {"linestyle": "", "color": style.GREY, "markersize": 6.5}
     if any(f["chosen"].get("") for f in found.values()):
         legend.append(Line2D([], [], marker="o", markeredgecolor="black", label="chosen", **how))
+    if peaks:
+        legend.append(Line2D([], [], marker="+", label="peak of a volume", **how))
     for rule, mark in rules.items():
         legend.append(Line2D([], [], marker=mark, markerfacecolor="white", label=f"{rule} would choose", **how))
     values = np.array([v for v in values if np.isfinite(v)])
