@@ -48,17 +48,36 @@ def truth(monkeypatch):
 def test_arms_less_the_best_classical_one(tmp_path, monkeypatch, truth):
     monkeypatch.chdir(tmp_path)
     arms = {"zero_filled": "zero_filled", "tv": "tv", "l1": "l1_wavelet", "dip": "vanilla", "aseq": "aseq"}
-    values = {"zero_filled": [99.0] * 7, "tv": [30, 31, 32, 33, 34, 35, 36.0], "l1": [29.0] * 7,
+    values = {"zero_filled": [19.0] * 7, "tv": [30, 31, 32, 33, 34, 35, 36.0], "l1": [29.0] * 7,
               "dip": [29, 30, 31, 32, 33, 34, 37.0], "aseq": [31, 33, 35, 34, 36, 37, 37.0]}  # fmt: skip
     table = of(arms, **values)
     frame = table.frame.set_index("arm")
-    assert set(frame.baseline) == {"tv"}, "a starting image is no rival, however good"
-    assert list(frame.index) == ["l1", "dip", "aseq"]
+    assert set(frame.baseline) == {"tv"}
+    assert list(frame.index) == ["zero_filled", "l1", "dip", "aseq"]
     assert frame.loc["dip", ["median", "smallest", "largest", "ahead"]].tolist() == [-1, -1, 1, 1]
     assert frame.loc["aseq", ["median", "smallest", "ahead"]].tolist() == [2, 1, 7]
     assert frame.loc["aseq", "p"] == pytest.approx(2 / 2**7)
     assert frame.p_holm.tolist() == pytest.approx(statistics.holm(frame.p).tolist())
     assert "chosen on these very patients" in table.note and "a large p does not mean" in table.note
+
+
+def test_the_baseline_is_chosen_among_classical_arms_alone(tmp_path, monkeypatch, truth):
+    """Volumes that a network failed on counted for nothing: the worse classical arm was chosen on the one that was left."""
+    monkeypatch.chdir(tmp_path)
+    nan = float("nan")
+    arms = {"tv": "tv", "l1": "l1_wavelet", "dip": "vanilla"}
+    frame = of(arms, tv=[30.0, 30, 10], l1=[20.0, 20, 11], dip=[nan, nan, 25.0]).frame
+    assert set(frame.baseline) == {"tv"}
+
+
+def test_the_note_says_whose_choice_the_baseline_was(tmp_path, monkeypatch, truth):
+    monkeypatch.chdir(tmp_path)
+    plan = Plan.load(study(arms={"tv": {"method": "tv"}, "dip": {"method": "vanilla"}}, baseline="dip"))
+    table = questions.baseline(plan, cohort({"tv": [30.0], "dip": [31.0]}), "knee")
+    assert table.heading == "Against the baseline" and "the one the study names" in table.note
+    plan = Plan.load(study(arms={"tv": {"method": "tv"}, "dip": {"method": "vanilla"}, "sense": {"method": "sense"}}, baseline="sense"))
+    table = questions.baseline(plan, cohort({"tv": [30.0], "dip": [31.0]}), "knee")
+    assert table.heading == "Against the best classical arm" and "chosen on these very" in table.note
 
 
 def test_less_is_better_of_an_error(tmp_path, monkeypatch):
@@ -77,25 +96,43 @@ def test_nothing_to_compare_is_no_table(tmp_path, monkeypatch, truth):
 def test_stops_against_the_peak(plan):
     frame = questions.peaks(plan, "knee").frame
     found = frame[(frame.acq == "R4") & (frame.arm == "es_dip")].set_index("rule")
-    assert list(found.index) == ["wmv", "last image", "emv"] and set(found.n) == {2}
+    assert list(found.index) == ["wmv", "last image"] and set(found.n) == {2}, "no watching rule of a run that wmv ended"
     assert (found.distance <= 0).all(), "no stop lies above the peak of its own run"
-    assert found.iterations["emv"] == pytest.approx(701 - found.peak_iteration["emv"])
-    assert found.distance["last image"] < found.distance["emv"], "the fabricated run falls after its peak"
-    rising = frame[(frame.acq == "R4") & (frame.arm == "aseq")].set_index("rule")
-    assert rising.distance["last image"] == 0 and rising.iterations["last image"] == 0
+    assert found.iterations["wmv"] == pytest.approx(901 - found.peak_iteration["wmv"])
+    of_run = frame[(frame.acq == "R4") & (frame.arm == "aseq")].set_index("rule")
+    assert list(of_run.index) == ["last image"] and of_run.iterations["last image"] <= 0
     assert not (frame.arm == "tv").any()
 
 
 def test_held_out_samples_against_the_truth(plan):
     true = {"tv": [30.0, 30], "dip": [31.0, 31], "aseq": [32.0, 32]}
     agrees = cohort({"tv": [0.3, 0.3], "dip": [0.2, 0.2], "aseq": [0.1, 0.1]}, metric="heldout_nmse")
-    frame = questions.trust(plan, pd.concat([cohort(true), agrees]), "knee").frame
+    table = questions.trust(plan, pd.concat([cohort(true), agrees]), "knee")
+    frame = table.frame
     assert frame.rank_correlation[0] == pytest.approx(1) and frame.picked[0] == "aseq" and frame.loss[0] == 0
+    assert "agree by chance" in table.note, "three arms and two patients are no ground for a verdict"
     partly = cohort({"tv": [0.1, 0.3], "dip": [0.2, 0.2], "aseq": [0.3, 0.1]}, metric="heldout_nmse")
     table = questions.trust(plan, pd.concat([cohort(true), partly]), "knee")
     assert table.frame[["smallest", "largest", "loss", "largest_loss"]].to_numpy().tolist() == [[-1, 1, 1, 2]]
-    assert "do not rank these arms safely" in table.note
-    assert questions.trust(plan, cohort(true), "knee") is None
+
+
+@pytest.mark.parametrize(("last", "said"), [(0.1, "may rank these arms"), (0.9, "do not rank these arms safely")])
+def test_a_verdict_takes_five_arms_and_three_patients(tmp_path, monkeypatch, last, said):
+    monkeypatch.chdir(tmp_path)
+    names = ["a", "b", "c", "d", "e"]
+    plan = Plan.load(study(arms={"zf": {"method": "zero_filled"}, **{n: {"method": "vanilla"} for n in names}}))
+    true = {"zf": [1.0] * 3, **{n: [30.0 + i] * 3 for i, n in enumerate(names)}}
+    kept = {"zf": [0.0] * 3, **{n: [0.5 - i / 10, 0.5 - i / 10, 0.5 - i / 10] for i, n in enumerate(names)}} | {"e": [0.1, 0.1, last]}
+    table = questions.trust(plan, pd.concat([cohort(true), cohort(kept, metric="heldout_nmse")]), "knee")
+    assert said in table.note and table.frame.arms[0] == 5, "the starting image is no arm to be ranked"
+
+
+def test_an_arm_without_a_volume_counts_on_the_others(plan):
+    true = cohort({"tv": [30.0, 30], "dip": [31.0, 31], "aseq": [32.0, 32], "es_dip": [23.0, np.nan]})
+    kept = cohort({"tv": [0.3, 0.3], "dip": [0.2, 0.2], "aseq": [0.1, 0.1], "es_dip": [0.01, 0.01]}, metric="heldout_nmse")
+    frame = questions.trust(plan, pd.concat([true, kept]), "knee").frame
+    assert frame.arms[0] == 4 and frame.largest_loss[0] == pytest.approx(9)
+    assert questions.trust(plan, true, "knee") is None
 
 
 def test_published_numbers_stand_beside_ours(plan):
@@ -124,6 +161,25 @@ def test_a_sweep_differs_in_one_number_alone(tmp_path, monkeypatch):
     ]  # fmt: skip
     assert found[0][2].startswith("mask equispaced") and found[1][2].startswith("mask gaussian 2d")
     assert Plan.load(study()).swept() == []
+
+
+def test_the_centre_of_a_sweep_is_equal_or_in_proportion(tmp_path, monkeypatch):
+    """A series in which the centre jumped was drawn as one curve, and an acquisition was left out of it."""
+    monkeypatch.chdir(tmp_path)
+    knee = study()["datasets"]["knee"]
+    series = {"R2": (2, 0.2), "R4a": (4, 0.2), "R4b": (4, 0.08), "R8": (8, 0.08)}
+    acqs = {n: {"mask": "equispaced", "acceleration": r, "center_fraction": c} for n, (r, c) in series.items()}
+    assert Plan.load(study(datasets={"knee": knee | {"acquisitions": acqs}})).swept() == []
+    acqs = {f"R{r}": {"mask": "equispaced", "acceleration": r, "center_fraction": 0.2} for r in (2, 4, 8)}
+    assert Plan.load(study(datasets={"knee": knee | {"acquisitions": acqs}})).sweeps("knee")[0][1] == ["R2", "R4", "R8"]
+
+
+def test_what_no_arm_solves_is_no_sweep(tmp_path, monkeypatch):
+    """The figure of a study whose arms solve another task alone ended with a KeyError."""
+    monkeypatch.chdir(tmp_path)
+    acqs = {f"x{f}": {"task": "superres", "factor": f} for f in (2, 4, 8)} | {"blur": {"task": "deblur"}}
+    photos = {"reader": "samples", "params": {"images": 1, "size": 32}, "acquisitions": acqs}
+    assert Plan.load(study(datasets={"photos": photos}, arms={"wiener": {"method": "wiener"}})).swept() == []
 
 
 def test_the_sweep_is_drawn_and_shown(tmp_path, monkeypatch):

@@ -29,9 +29,7 @@ from dipline.study import StudyError
 Job = namedtuple("Job", "dataset volume acq arm seed")
 HERE = registry.PACKAGE
 RESOLVED = "study.resolved.yaml"
-SWEPT = {  # settings that a figure may stand against: {key: keys that follow it}
-    "acceleration": ("center_fraction",), "noise_snr": (), "views": (), "photons": (), "sigma": (), "missing": (), "factor": (), "rate": (),
-}  # fmt: skip
+SWEPT = ("acceleration", "noise_snr", "views", "photons", "sigma", "missing", "factor", "rate")  # what a figure may stand against
 
 
 def use_checkout(folder):
@@ -277,23 +275,29 @@ class Plan:
         return f"{self.root}/figures/curves/{dataset}/{acq}.png"
 
     def sweeps(self, dataset):
-        """[(key, [acquisitions by its value], title)]: series of three acquisitions or more that differ in one number alone."""
-        acquired = {a: self.study.acquisition(dataset, a).model_dump() for a in self.study.datasets[dataset].acquisitions}
+        """[(key, [acquisitions by its value], title)]: series of three acquisitions or more that differ in one number alone;
+        with the acceleration the fully sampled centre may shrink in proportion."""
+        acqs = self.study.datasets[dataset].acquisitions
+        solved = [acq for acq in acqs if any(self.study.solves(arm, dataset, acq) for arm in self.study.arms)]
+        acquired = {acq: self.study.acquisition(dataset, acq).model_dump() for acq in solved}
         found = []
-        for key, follow in SWEPT.items():
+        for key, share in [*((key, False) for key in SWEPT), ("acceleration", True)]:
             series = {}
             for name, values in acquired.items():
-                rest = {k: v for k, v in values.items() if k not in (key, *follow)}
+                rest = {k: v for k, v in values.items() if k != key}
+                if share and values.get(key):  # the fully sampled part as fastMRI has it, smaller as the acceleration is larger
+                    rest["center_fraction"] = round((rest["center_fraction"] or 0.32 / values[key]) * values[key], 2)
                 if values.get(key) is not None:
                     series.setdefault(json.dumps(rest, sort_keys=True), {}).setdefault(values[key], name)
-            others = [k for k in next(iter(acquired.values())) if k not in (key, *follow)]
-            varying = [k for k in others if len({str(v[k]) for v in acquired.values()}) > 1]
+            varying = [k for k in next(iter(acquired.values()), ()) if k != key and len({str(v[k]) for v in acquired.values()}) > 1]
             for rest, names in series.items():
-                if len(names) >= 3:
-                    said = {k: json.loads(rest)[k] for k in varying if json.loads(rest)[k] is not None}
-                    said = [f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in said.items()]
-                    found.append((key, [names[v] for v in sorted(names)], ", ".join(said).replace("_", " ") or dataset))
-        return found
+                acqs = [names[v] for v in sorted(names)]
+                if len(acqs) >= 3 and acqs not in (old for _, old, _ in found):
+                    said = {k: json.loads(rest)[k] for k in varying if not (share and k == "center_fraction")}
+                    said = [f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in said.items() if v is not None]
+                    found.append((key, acqs, ", ".join(said).replace("_", " ") or dataset))
+        order = list(acquired)
+        return sorted(found, key=lambda sweep: (SWEPT.index(sweep[0]), min(map(order.index, sweep[1]))))
 
     def swept(self):
         """The datasets that have any."""

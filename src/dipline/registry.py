@@ -198,7 +198,9 @@ def _outside(value, bounds):
 def cautions(arm):
     """Sentences about a resolved arm whose stop rules say little about its method."""
     names = [name for rule in (arm["stop"], *arm["watch"]) for name in rule]
-    return [
+    cooling = [name for name in names if name in ("wmv", "emv") and arm.get("schedule") == "cosine"]
+    settled = "schedule: cosine settles the iterates whatever they show, so that their variance says little"
+    return [f"stop rule {name}: {settled}" for name in cooling] + [
         f"stop rule {name} says little about {arm['method']}; its description says why"
         for name in names
         if arm["method"] in get("stopping", name).get("NOT_FOR", ())

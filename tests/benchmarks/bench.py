@@ -6,6 +6,7 @@ a ratio is of medians of one run, its spread that of the turns. ``BENCH=short`` 
 """
 
 import argparse
+import contextlib
 import csv
 import multiprocessing
 import os
@@ -117,8 +118,7 @@ class Theirs:
         import peers
 
         _, _, self.truth, self.range = (problem := make(Path(folder)))[len(problem) // 2]
-        file = next(Path(folder).glob("brain_*/measurement.h5"))
-        held = store.arrays(file, len(problem) // 2)
+        held = store.arrays(make.file(Path(folder)), len(problem) // 2)
         self.peer = peers.PEERS[name](checkout, held["kspace"], held["mask"], np.asarray(held["maps"])[0])
 
     def step(self):
@@ -156,15 +156,25 @@ class Variant:
     def turn(self, count):
         """So many steps more, or all that are left."""
         count = min(count, self.most - self.k)
-        self.pipe.send(count)
-        wall, cpu, psnr, self.memory = self.pipe.recv()
+        try:
+            self.pipe.send(count)
+            wall, cpu, psnr, self.memory = self.pipe.recv()
+        except (EOFError, OSError):
+            print(f"{self.name}: died after step {self.k}", flush=True)
+            self.most = self.k
+            return
         self.k += count
         self.seconds += wall
         self.turns.append((wall / count / self.slices * 1e3, cpu / count / self.slices * 1e3))
         self.curve.append((self.k, psnr))
 
+    def steps_of(self, seconds):
+        """How many steps take so long."""
+        return max(1, round(seconds / (self.seconds / self.k))) if self.k else 2
+
     def close(self):
-        self.pipe.send(None)
+        with contextlib.suppress(OSError):
+            self.pipe.send(None)
         self.process.join()
 
     def milliseconds(self):
@@ -200,10 +210,10 @@ def steps(folder, short, peers):
     for problem, (make, size) in problems.items():
         plain = {"method": "vanilla", "params": {"lr": 0.01, "input": "zero_filled"}}
         arms = {name: plain | {"network": network} for name, network in networks.items()}
-        found = [made(name, Ours, (Make(make, size), folder, arm, "")) for name, arm in arms.items()]
+        found = [v for name, arm in arms.items() if (v := made(name, Ours, (Make(make, size), folder, arm, "")))]
         for _ in range(4):
             for v in found:
-                v.turn(max(1, min(40, int(1500 / v.turns[0][0]))) if v.turns else 1)
+                v.turn(v.steps_of(1.5) if v.k else 1)
         base = found[0].milliseconds()[0]
         for v in found:
             row(problem, v, ratio=base / v.milliseconds()[0])
@@ -218,6 +228,9 @@ class Make:
 
     def __call__(self, folder):
         return self.make(folder, *self.size)
+
+    def file(self, folder):
+        return folder / f"{self.make.__name__}_{'_'.join(map(str, self.size))}" / "measurement.h5"
 
 
 def quality(folder, short, peers):
@@ -240,8 +253,9 @@ def compare(part, found, slow, seconds):
     going = lambda v: v.k < v.most and v.seconds < seconds * (4 if v.name in slow else 1)  # noqa: E731
     while any(map(going, found)):
         for v in filter(going, found):
-            v.turn(max(2, round(0.06 * v.k)))
+            v.turn(v.steps_of(max(0.3, 0.06 * v.seconds)))
     vanilla = next((v for v in found if v.name.startswith("ulyanov")), next(v for v in found if v.name == REFERENCE))
+    found = [v for v in found if v.curve]
     target = max(psnr for _, psnr in vanilla.curve)
     fastest = min((v.reaches(target) * v.milliseconds()[0] for v in found if v.name in slow and v.reaches(target)), default=np.nan)
     for v in found:
@@ -340,8 +354,9 @@ def written(out, about, peers):
     for part in dict.fromkeys(r["part"] for r in ROWS):
         heads, cells = TABLES[part.split()[0] if part.split()[0] in TABLES else "step"]
         rows = [r for r in ROWS if r["part"] == part]
-        target = f" Vanilla's peak: {rows[0]['target']:.2f} dB." if "target" in rows[0] else ""
-        lines += [f"## {part}", "", *([target.strip(), ""] if target else [])]
+        said = "Times faster: seconds to that peak of the fastest published code or setting, over this variant's."
+        target = f"Vanilla's peak: {rows[0]['target']:.2f} dB. {said}" if "target" in rows[0] else ""
+        lines += [f"## {part}", "", *([target, ""] if target else [])]
         lines += [f"| {' | '.join(c)} |" for c in (heads, [":--"] + ["--:"] * (len(heads) - 1), *map(cells, rows))] + [""]
     write(out / f"{name}.md", lines)
 

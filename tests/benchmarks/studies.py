@@ -65,7 +65,10 @@ def figures(plan, dataset):
 if __name__ == "__main__":
     os.environ.setdefault("DIPLINE_DATA", str(ROOT.parent / "shared" / "data"))
     every = sorted(f.stem for f in (ROOT / "config" / "studies").glob(f"*{SMALL}.yaml"))
-    chosen = [n for n in every if n.removesuffix(SMALL) in sys.argv[1:]] or every
+    names = [n.removesuffix(SMALL) for n in every]
+    if unknown := set(sys.argv[1:]) - set(names):
+        sys.exit(f"no small study {', '.join(sorted(unknown))} (allowed: {', '.join(names)})")
+    chosen = [f"{name}{SMALL}" for name in sys.argv[1:] or names]
     del sys.argv[1:]
     worst = 0
     for name in chosen:

@@ -54,7 +54,7 @@ def test_a_runner_of_an_official_code(tmp_path):
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "__init__.py").touch()
     (tmp_path / "models" / "skip.py").write_text("import torch\ndef skip(i, o, *a, **k):\n    return torch.nn.Conv2d(i, o, 3, padding=1)\n")
-    runner = bench.Theirs(tiny, tmp_path, "ulyanov", tmp_path)
+    runner = bench.Theirs(bench.Make(bench.brain, (32, 4)), tmp_path, "ulyanov", tmp_path)
     peer = runner.peer
     held = store.arrays(tmp_path / "brain_32_4" / "measurement.h5", 1)
     assert peer.forward(peer.zero_filled()).shape == held["kspace"].shape

@@ -44,6 +44,7 @@ REFUSES = [
     ({"average": "> 0"}, "0: the method has its own mean, over samples after burn-in; leave it out"),
     ({"penalty.tv": "> 0"}, "0: the posterior that is sampled has no such prior; leave it out"),
     ({"penalty.tv_isotropic": "> 0"}, "0: the posterior that is sampled has no such prior; leave it out"),
+    ({"schedule": "cosine"}, "constant: the noise of a step belongs to its rate; leave it out"),
 ]
 
 

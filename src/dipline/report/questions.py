@@ -10,7 +10,7 @@ from scipy import stats
 
 from dipline.report import answer, cite, statistics, style, tables
 
-STARTS = ("zero_filled", "fbp", "degraded")  # classical, and no rival
+STARTS = ("zero_filled", "fbp", "degraded")  # methods that hand over the starting image
 
 
 @dataclass(frozen=True)
@@ -43,19 +43,19 @@ def markdown(table, dataset):
 
 
 def baseline(plan, metrics, dataset):
-    """Every other arm less the best classical one, patient by patient; None where there is nothing to compare."""
+    """Every other arm less the baseline, unit by unit; None where there is nothing to compare."""
     truth = tables.has_truth(plan, dataset)
     metric = "psnr" if truth else "heldout_nmse"
     m, found = style.metric(metric), []
     for acq in plan.study.datasets[dataset].acquisitions:
-        base = best_classical(plan, metrics, dataset, acq, metric)
-        pairs = statistics.compare(metrics, dataset, acq, metric) if base else pd.DataFrame()
         values = statistics.patients(metrics, dataset, acq, metric, "stopped")
+        base = chosen_baseline(plan, values, m.better)
+        pairs = statistics.compare(metrics, dataset, acq, metric) if base else pd.DataFrame()
         rows = []
         for pair in pairs.to_dict("records"):
             names = pair["arm_a"], pair["arm_b"]
             arm = names[names[0] == base] if base in names else base
-            if arm in (base, *_starts(plan)) or not pair["patients"]:
+            if arm == base or not pair["patients"]:
                 continue
             sign = m.better if arm == pair["arm_a"] else -m.better
             wins = int((m.better * (values[arm] - values[base]).dropna() > 0).sum())
@@ -76,7 +76,8 @@ def baseline(plan, metrics, dataset):
         for r in found
     ]  # fmt: skip
     kind = style.unit(plan.study.modality(dataset))
-    chosen = "The baseline is the one the study names. " if plan.study.baseline else (
+    named = {r["baseline"] for r in found} == {plan.study.baseline}
+    chosen = "The baseline is the one the study names. " if named else (
         "The baseline is the classical arm with the best mean under the same acquisition, chosen on these very "
         f"{kind}s, which favours it. ")  # fmt: skip
     note = (
@@ -87,22 +88,18 @@ def baseline(plan, metrics, dataset):
         "other scanners, bodies or settings."
     )
     heads = ["acquisition", "arm", "baseline", "ahead in", f"median difference{unit}", "range", "p", "p, Holm"]
-    return Table("baseline", "Against the best classical arm", note, pd.DataFrame(found), heads, shown)
+    heading = "Against the baseline" if named else "Against the best classical arm"
+    return Table("baseline", heading, note, pd.DataFrame(found), heads, shown)
 
 
-def best_classical(plan, metrics, dataset, acq, metric):
-    """The arm that others are compared with: the study's baseline, or the best classical one; None without any."""
-    values = statistics.patients(metrics, dataset, acq, metric, "stopped")
+def chosen_baseline(plan, values, better):
+    """The arm that others are compared with, of values (unit x arm): the study's, or else the best classical one; None without any."""
     if plan.study.baseline in values:
         return plan.study.baseline
-    arms = [a for a in values if answer.class_of(plan, a) == "classical" and a not in _starts(plan)]
-    complete = values.dropna()
-    means = (complete if len(complete) else values)[arms].mean() * style.metric(metric).better
+    classical = values[[a for a in values if answer.class_of(plan, a) == "classical"]]
+    complete = classical.dropna()
+    means = (complete if len(complete) else classical).mean() * better
     return means.idxmax() if len(means.dropna()) else None
-
-
-def _starts(plan):
-    return [name for name, arm in plan.study.arms.items() if arm.method in STARTS]
 
 
 def peaks(plan, dataset):
@@ -111,20 +108,24 @@ def peaks(plan, dataset):
     for job in plan.jobs:
         if job.dataset != dataset or answer.class_of(plan, job.arm) == "classical":
             continue
-        resolved, scored = plan.study.resolved(job.arm, job.acq), tables.scores(plan, job)
-        own = next(iter(resolved["stop"]))
+        scored, own = tables.scores(plan, job), next(iter(plan.study.resolved(job.arm, job.acq)["stop"]))
+        exact = {(str(at), which): v for at, metric, which, v in scored["rows"] if metric == "psnr" and v is not None}
         for index, curve in scored["curves"].items():
             steps, psnr = np.array(curve["steps"]) + 1, np.array(curve["psnr"], float)
             if len(steps) < 2 or not np.isfinite(psnr).all():
                 continue
-            top = int(psnr.argmax())
-            stops = {own: scored["chosen"].get(index)} if own != "fixed" else {}
-            stops |= {"last image": steps[-1] - 1} | scored["watched"].get(index, {})
-            for rule, k in stops.items():
-                if k is not None:
-                    at = np.interp(np.log(k + 1), np.log(steps), psnr)
-                    values = psnr[top], steps[top], at - psnr[top], k + 1 - steps[top]
-                    found.setdefault((job.acq, job.arm, rule), {}).setdefault(job.volume, []).append(values)
+            between = lambda k, x=steps, y=psnr: float(np.interp(np.log(k + 1), np.log(x), y))  # noqa: E731
+            last = max(scored["iterations"].get(index, 0), int(steps[-1])) - 1
+            stops = {"last image": (last, exact.get((index, "last"), psnr[-1]))}
+            chosen = scored["chosen"].get(index)
+            if own == "fixed":  # a run that another rule ended has not shown the others all
+                stops |= {rule: (k, between(k)) for rule, k in scored["watched"].get(index, {}).items() if k is not None}
+            elif chosen is not None:
+                stops = {own: (chosen, exact.get((index, "stopped"), between(chosen)))} | stops
+            seen = [*zip(steps, psnr, strict=True), *((k + 1, v) for k, v in stops.values())]
+            at, top = max(seen, key=lambda one: one[1])
+            for rule, (k, value) in stops.items():
+                found.setdefault((job.acq, job.arm, rule), {}).setdefault(job.volume, []).append((top, at, value - top, k + 1 - at))
     if not found:
         return None
     rows = []
@@ -149,14 +150,15 @@ def peaks(plan, dataset):
     kind = style.unit(plan.study.modality(dataset))
     note = (
         f"Mean ± standard deviation over {kind}s (mean over slices and seeds first). Peak: the best stored image of the run, which only "
-        "the truth shows; PSNR where a rule stopped is interpolated between stored images, mean over slices. A rule listed beside a run "
-        "that went on saw the same images as all others of that run. Distance 0: the rule found the peak; it says nothing of how good the "
+        "the truth shows; PSNR where a watching rule would have stopped is interpolated between stored images. Watching rules all saw the "
+        "same images, to the end of the run. Distance 0: the rule found the peak; it says nothing of how good the "
         "peak is, and a run that still rises at its end has its peak there, whatever the rule."
     )
     heads = ["acquisition", "arm", "network", "rule", "n", "peak (dB)", "at iteration", "distance (dB)", "in iterations"]
     return Table("stops", "Stops and the peak of the same run", note, pd.DataFrame(rows), heads, shown)
 
 
+SAME = {("image", "ssim"): "ssim_wang"}  # what the score of a paper is called here
 SURE = 0.8  # rank correlation from which held-out samples are said to rank arms
 
 
@@ -164,18 +166,23 @@ def trust(plan, metrics, dataset):
     """Rank correlation, over arms, of the score by held-out samples with the true one; None where they do not both exist."""
     rows = []
     for acq in plan.study.datasets[dataset].acquisitions:
-        true, kept = (statistics.patients(metrics, dataset, acq, m, "stopped").dropna(axis=1) for m in ("psnr", "heldout_nmse"))
-        arms = [a for a in true if a in kept]
-        volumes = [v for v in true.index if v in kept.index]
-        if len(arms) < 3 or not volumes:
-            continue
-        each = [stats.spearmanr(-kept.loc[v, arms], true.loc[v, arms]).statistic for v in volumes]
-        picked = [kept.loc[v, arms].idxmin() for v in volumes]
-        loss = [true.loc[v, arms].max() - true.loc[v, arm] for v, arm in zip(volumes, picked, strict=True)]
-        rows.append({
-            "acq": acq, "arms": len(arms), "n": len(volumes), "rank_correlation": np.mean(each), "smallest": np.min(each),
-            "largest": np.max(each), "picked": max(set(picked), key=picked.count), "loss": np.mean(loss), "largest_loss": np.max(loss),
-        })  # fmt: skip
+        true, kept = (statistics.patients(metrics, dataset, acq, m, "stopped") for m in ("psnr", "heldout_nmse"))
+        arms = [a for a in true if a in kept and plan.study.arms[a].method not in STARTS]
+        each, picked, loss, counts = [], [], [], []
+        for v in (v for v in true.index if v in kept.index):
+            here = [a for a in arms if np.isfinite(true.loc[v, a]) and np.isfinite(kept.loc[v, a])]
+            if len(here) < 3 or min(true.loc[v, here].nunique(), kept.loc[v, here].nunique()) == 1:
+                continue
+            each.append(float(stats.spearmanr(-kept.loc[v, here], true.loc[v, here]).statistic))
+            picked.append(kept.loc[v, here].idxmin())
+            loss.append(true.loc[v, here].max() - true.loc[v, picked[-1]])
+            counts.append(len(here))
+        if each:
+            rows.append({
+                "acq": acq, "arms": max(counts), "n": len(each), "rank_correlation": np.mean(each), "smallest": np.min(each),
+                "largest": np.max(each), "picked": max(dict.fromkeys(picked), key=picked.count), "loss": np.mean(loss),
+                "largest_loss": np.max(loss),
+            })  # fmt: skip
     if not rows:
         return None
     signed = lambda v: format(v, ".2f").replace("-", "−")  # noqa: E731
@@ -185,14 +192,17 @@ def trust(plan, metrics, dataset):
         for r in rows
     ]  # fmt: skip
     kind = style.unit(plan.study.modality(dataset))
-    sure = all(r["smallest"] >= SURE for r in rows)
-    verdict = (
-        f"Here every {kind} had a correlation of {SURE:g} or more: a user without a truth may rank these arms by held-out samples."
-        if sure else f"Here a {kind} had a correlation below {SURE:g}: held-out samples alone do not rank these arms safely."
-    )  # fmt: skip
+    few = min(r["arms"] for r in rows) < 5 or min(r["n"] for r in rows) < 3
+    if few:
+        verdict = f"Fewer than five arms or three {kind}s say little: three arms agree by chance once in six."
+    elif all(r["smallest"] >= SURE for r in rows):
+        verdict = f"Here every {kind} had a correlation of {SURE:g} or more: held-out samples may rank these arms where there is no truth."
+    else:
+        verdict = f"Here a {kind} had a correlation below {SURE:g}: held-out samples alone do not rank these arms safely."
     note = (
-        f"Spearman's correlation over the arms, for each {kind}, of the PSNR with the error on samples that no arm was given (1: the same "
-        "order). Loss: PSNR given away by whoever takes the arm that predicts the held-out samples best, without looking at the truth. "
+        f"Spearman's correlation over the arms, without starting images, for each {kind}, of the PSNR with minus the error on samples that "
+        "no arm was given (1: the same order). Loss: PSNR given away by whoever takes the arm that predicts the held-out samples best, "
+        "without looking at the truth. "
         f"{verdict} It does not say that the error on held-out samples measures the error of an image."
     )
     heads = ["acquisition", "arms", "n", "rank correlation", "range", "arm picked most", "loss (dB)"]
@@ -203,20 +213,20 @@ def published(plan, metrics, dataset):
     """Ours beside numbers of papers; None where the study quotes none for the dataset."""
     rows = []
     for quoted in (q for q in plan.study.published if q.dataset == dataset):
-        m = style.metric(quoted.metric)
-        table = tables.summary(metrics, dataset, quoted.metric, "stopped")
+        metric = SAME.get((plan.study.modality(dataset), quoted.metric), quoted.metric)
+        m, table = style.metric(metric), tables.summary(metrics, dataset, metric, "stopped")
         have = quoted.arm in table.index and quoted.acq in table.columns.unique("acq")
-        ours = tables.cell(table.loc[quoted.arm, quoted.acq], quoted.metric) if have else "–"
+        ours = tables.cell(table.loc[quoted.arm, quoted.acq], metric) if have else "–"
         rows.append({
             "acq": quoted.acq, "method": quoted.arm, "metric": m.heading, "ours": ours,
             "published": m.shown(quoted.value) + (f" ± {m.shown(quoted.spread)}" if quoted.spread is not None else ""),
-            "source": source(quoted.source), "differs": quoted.differs,
+            "source": source(quoted.source), "differs": " ".join(quoted.differs.split()),
         })  # fmt: skip
     if not rows:
         return None
     note = (
-        f"Ours: mean ± standard deviation over {style.unit(plan.study.modality(dataset))}s [over seeds] of what users get; –: a method "
-        "without an arm here. Data and protocol differ as the last column says, so that only the order of methods and the size of steps "
+        f"Ours: mean ± standard deviation over {style.unit(plan.study.modality(dataset))}s [over seeds] of what users get; –: no result "
+        "here. Data and protocol differ as the last column says, so that only the order of methods and the size of steps "
         "between them can be compared, not single numbers."
     )
     heads = ["acquisition", "method", "score", "ours", "published", "source", "how their protocol differs"]

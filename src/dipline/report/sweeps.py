@@ -17,7 +17,7 @@ from dipline.report import style, tables
 COLUMNS = 3  # panels a row
 NAMES = {
     "acceleration": "acceleration", "views": "views", "noise_snr": "signal to noise of the samples (dB)", "photons": "photons per ray",
-    "sigma": "standard deviation of the noise (of 255)", "missing": "part of the pixels missing", "factor": "pixels fewer a side",
+    "sigma": "standard deviation of the noise (of 255)", "missing": "part of the pixels missing", "factor": "times fewer pixels a side",
     "rate": "values a pixel",
 }  # fmt: skip
 MARKERS = "osD^vPX*"

@@ -15,6 +15,7 @@ CITE = ("yaman2022",)
 WATCHABLE = False  # it takes samples away from the arm
 PARAMETERS = {"fraction": 0.05, "smooth": 21, "patience": 200, "min_iterations": 50, "margin": 0.0, "refit": False}
 REFUSES = [
+    ({"schedule": "cosine", "option.refit": True}, "constant: the second fit would cool within fewer steps than the first"),
     ({"views": "< 2"}, "another rule: of one view none can be left out"),
     ({"mask": "full"}, "another rule: with mask: full every sample lies in the calibration centre, and none can be left out"),
 ]
