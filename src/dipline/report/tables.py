@@ -265,7 +265,9 @@ def notes(plan, metrics, dataset, metric):
     most = int(counts.to_numpy().max()) if counts.size else 0
     kind = style.unit(plan.study.modality(dataset))
     said.append(f"n = {style.count(most, kind)} (one volume each).")
-    fewer = [f"{arm} at {acq}: {n}" for arm in counts.index for acq, n in counts.loc[arm].items() if n < most]
+    solves = plan.study.solves
+    short = [(arm, acq, n) for arm in counts.index for acq, n in counts.loc[arm].items() if n < most and solves(arm, dataset, acq)]
+    fewer = [f"{arm} at {acq}: {n}" for arm, acq, n in short]
     if fewer and metric != "seed_spread":
         said.append(
             f"Fewer {kind}s (see failures.csv; their means are not over the same {kind}s): {', '.join(fewer)}."
