@@ -138,7 +138,7 @@ def peaks(plan, dataset):
             "peak_iteration": mean[1], "peak_iteration_std": std[1], "distance": mean[2], "distance_std": std[2], "iterations": mean[3],
             "iterations_std": std[3],
         })  # fmt: skip
-    signed = lambda v, digits: format(v, digits).replace("-", "−")  # noqa: E731
+    signed = lambda v, digits: format(round(v, 2) + 0.0, digits).replace("-", "−")  # noqa: E731
     spread = lambda v, digits: f" ± {format(v, digits)}" if v == v else ""  # noqa: E731
     shown = [
         [r["acq"], r["arm"], r["network"], r["rule"], str(r["n"]), f"{r['peak']:.2f}{spread(r['peak_std'], '.2f')}",
@@ -185,7 +185,7 @@ def trust(plan, metrics, dataset):
             })  # fmt: skip
     if not rows:
         return None
-    signed = lambda v: format(v, ".2f").replace("-", "−")  # noqa: E731
+    signed = lambda v: format(round(v, 2) + 0.0, ".2f").replace("-", "−")  # noqa: E731
     shown = [
         [r["acq"], str(r["arms"]), str(r["n"]), signed(r["rank_correlation"]), f"{signed(r['smallest'])} to {signed(r['largest'])}",
          r["picked"], f"{r['loss']:.2f} (at most {r['largest_loss']:.2f})"]
