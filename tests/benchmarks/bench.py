@@ -359,7 +359,8 @@ def written(out, about, peers):
     for part in dict.fromkeys(r["part"] for r in ROWS):
         heads, cells = TABLES[part.split()[0] if part.split()[0] in TABLES else "step"]
         rows = [r for r in ROWS if r["part"] == part]
-        said = "That is the best within its time. Times faster: seconds to that peak of the fastest published code or setting, over this variant's."
+        said = "That is the best within its time. Times faster: seconds to that peak of the fastest published code or setting, "
+        said += "over this variant's."
         target = f"Vanilla's peak: {rows[0]['target']:.2f} dB. {said}" if "target" in rows[0] else ""
         lines += [f"## {part}", "", *([target, ""] if target else [])]
         lines += [f"| {' | '.join(c)} |" for c in (heads, [":--"] + ["--:"] * (len(heads) - 1), *map(cells, rows))] + [""]
