@@ -264,7 +264,8 @@ def notes(plan, metrics, dataset, metric):
     counts = table.xs("n", axis=1, level="quantity").fillna(0).astype(int)
     most = int(counts.to_numpy().max()) if counts.size else 0
     kind = style.unit(plan.study.modality(dataset))
-    said.append(f"n = {style.count(most, kind)} (one volume each).")
+    seeds = len({job.seed for job in plan.jobs if job.dataset == dataset})
+    said.append(f"n = {style.count(most, kind)} (one volume each), {style.count(seeds, 'seed')}.")
     solves = plan.study.solves
     short = [(arm, acq, n) for arm in counts.index for acq, n in counts.loc[arm].items() if n < most and solves(arm, dataset, acq)]
     fewer = [f"{arm} at {acq}: {n}" for arm, acq, n in short]
@@ -307,6 +308,7 @@ def protocol(plan, dataset):
     parts = [f"Reader {d.reader}"]
     if plan.study.modality(dataset) == "mri":
         parts += [f"crop: {d.crop}", f"maps: {d.maps.method}" + (f", {d.maps.sets} sets" if d.maps.sets > 1 else "")]
+        parts += ["the range of scores is the maximum of the reference volume"] if has_truth(plan, dataset) else []
     heads = [attributes(plan.reference(dataset, v)) for v in plan.volumes[dataset]]
     if plan.study.modality(dataset) == "image":
         parts.append("scores on all colours, values cut off at black and white, which are the range; SSIM with an 11 × 11 Gaussian window")
