@@ -172,7 +172,7 @@ class Run:
     def _cool(self, stage):
         """Set the rates of this step: half a cosine over the steps of a stage (Loshchilov and Hutter, ICLR 2017, without restarts)."""
         left = (self.stage_end - self.k) / stage.steps
-        for group, (start, place) in zip(self.optimiser.param_groups if self.rates else (), self.rates, strict=True):
+        for group, (start, place) in zip(self.optimiser.param_groups, self.rates, strict=True):
             rate = start * 0.5 * (1 - math.cos(math.pi * left))
             group["lr"] = rate if place is None else place.fill_(rate)
 
@@ -184,7 +184,8 @@ class Run:
     def step(self):
         """One optimiser step and everything that watches it. No host synchronisation."""
         stage = self.stages[self.stage]
-        self._cool(stage)
+        if self.rates:
+            self._cool(stage)
         loss, image = self.advance(self.k)
         if stage.scored:
             with torch.no_grad():

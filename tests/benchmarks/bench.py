@@ -62,23 +62,9 @@ def torso(folder, matrix, views):
 
 def real(folder):
     """A real scan of 16 coils, undersampled in the same way; None where the development data are not there."""
-    from dipline import measure
-
     scan = Path(os.environ.get("DIPLINE_DATA", common.ROOT.parent / "shared" / "data")) / "mri" / "brain_gre_16ch.h5"
-    if not scan.exists():
-        return None
-    file, truth = folder / "real" / "measurement.h5", folder / "real" / "truth.h5"
-    reading = {"reader": "fastmri", "params": {}}
-    acq = study.checked_acquisition({"mask": "random", "acceleration": 4, "center_fraction": 0.08}, "mri").model_dump()
-    spec = reading | {"physics": "sense", "acq": acq, "crop": "readout", "maps": study.Maps().model_dump()}
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        measure.measure([scan], file, folder / "real" / "held.h5", "bench", scan.stem, "acq", [0], spec)
-        measure.reference([scan], truth, scan.stem, [0], reading)
-    head, content = store.read(truth)
-    from dipline.physics import sense
-
-    return [(*sense.build(store.arrays(file, 0)), content[0]["view"], head["range"])]
+    acq = {"mask": "random", "acceleration": 4, "center_fraction": 0.08}
+    return common.measured(folder / "real", scan, "fastmri", acq) if scan.exists() else None
 
 
 class Ours:

@@ -41,10 +41,19 @@ def run(name):
 
 
 def scan(folder, reader, own, acq, slices=(0,), patient="patient_201"):
-    """[(operator, y, truth, range)], a slice each, of an embedded patient on the CPU; what was measured stays in the folder."""
+    """:func:`measured` of an embedded patient."""
     plugin = registry.get("readers", reader)
     own = {k: v for k, v in (plugin.defaults() | own).items() if k not in plugin.get("COHORT", ())}
-    modality, reading = plugin.get("MODALITY"), {"reader": plugin.get("READS_AS"), "params": {}}
+    scanned = folder / (patient + plugin.get("SUFFIX", ".h5"))
+    if not scanned.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        measure.simulate(scanned, {"reader": reader, "params": own})
+    return measured(folder, scanned, plugin.get("READS_AS"), acq, slices)
+
+
+def measured(folder, scanned, reader, acq, slices=(0,)):
+    """[(operator, y, truth, range)], a slice each, of a scan on the CPU; what was measured stays in the folder."""
+    modality, reading = registry.get("readers", reader).get("MODALITY"), {"reader": reader, "params": {}}
     acquired = studies.checked_acquisition(acq, modality)
     spec = reading | {"physics": acquired.physics, "acq": acquired.model_dump()}
     if modality == "mri":
@@ -52,10 +61,8 @@ def scan(folder, reader, own, acq, slices=(0,), patient="patient_201"):
     file, truth = folder / "measurement.h5", folder / "truth.h5"
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        scanned = folder / (patient + plugin.get("SUFFIX", ".h5"))
-        measure.simulate(scanned, {"reader": reader, "params": own})
-        measure.measure([scanned], file, folder / "held.h5", "bench", patient, "acq", list(slices), spec)
-        measure.reference([scanned], truth, patient, list(slices), reading)
+        measure.measure([scanned], file, folder / "held.h5", "bench", scanned.stem, "acq", list(slices), spec)
+        measure.reference([scanned], truth, scanned.stem, list(slices), reading)
     head, content = store.read(truth)
     build = registry.get("physics", acquired.physics).load().build
     return [(*build(store.arrays(file, s)), content[s]["view"], head["range"]) for s in slices]

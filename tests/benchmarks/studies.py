@@ -22,9 +22,8 @@ MAIN = ("psnr", "heldout_nmse")  # tables printed beside those of ``questions``
 
 def needed(name):
     """Whether the study's scans are there: embedded, or in $DIPLINE_DATA."""
-    text = (ROOT / "config" / "studies" / f"{name}.yaml").read_text()
-    paths = {str(d.get("path", "")) for d in studies.read(ROOT / "config" / "studies" / f"{name}.yaml")["datasets"].values()}
-    return "$DIPLINE_DATA" not in text or all(studies.local(p).exists() for p in paths if p)
+    datasets = studies.read(ROOT / "config" / "studies" / f"{name}.yaml")["datasets"].values()
+    return all(studies.local(d["path"]).exists() for d in datasets if "path" in d)
 
 
 def title(name):

@@ -138,13 +138,12 @@ def peaks(plan, dataset):
             "peak_iteration": mean[1], "peak_iteration_std": std[1], "distance": mean[2], "distance_std": std[2], "iterations": mean[3],
             "iterations_std": std[3],
         })  # fmt: skip
-    signed = lambda v, digits: format(round(v, 2) + 0.0, digits).replace("-", "−")  # noqa: E731
     spread = lambda v, digits: f" ± {format(v, digits)}" if v == v else ""  # noqa: E731
     shown = [
         [r["acq"], r["arm"], r["network"], r["rule"], str(r["n"]), f"{r['peak']:.2f}{spread(r['peak_std'], '.2f')}",
          f"{r['peak_iteration']:.0f}{spread(r['peak_iteration_std'], '.0f')}",
-         signed(r["distance"], ".2f") + spread(r["distance_std"], ".2f"),
-         signed(r["iterations"], "+.0f") + spread(r["iterations_std"], ".0f")]
+         _signed(r["distance"]) + spread(r["distance_std"], ".2f"),
+         _signed(r["iterations"], "+.0f") + spread(r["iterations_std"], ".0f")]
         for r in rows
     ]  # fmt: skip
     kind = style.unit(plan.study.modality(dataset))
@@ -185,9 +184,8 @@ def trust(plan, metrics, dataset):
             })  # fmt: skip
     if not rows:
         return None
-    signed = lambda v: format(round(v, 2) + 0.0, ".2f").replace("-", "−")  # noqa: E731
     shown = [
-        [r["acq"], str(r["arms"]), str(r["n"]), signed(r["rank_correlation"]), f"{signed(r['smallest'])} to {signed(r['largest'])}",
+        [r["acq"], str(r["arms"]), str(r["n"]), _signed(r["rank_correlation"]), f"{_signed(r['smallest'])} to {_signed(r['largest'])}",
          r["picked"], f"{r['loss']:.2f} (at most {r['largest_loss']:.2f})"]
         for r in rows
     ]  # fmt: skip
@@ -207,6 +205,11 @@ def trust(plan, metrics, dataset):
     )
     heads = ["acquisition", "arms", "n", "rank correlation", "range", "arm picked most", "loss (dB)"]
     return Table("heldout_trust", "May a user without truth trust held-out samples?", note, pd.DataFrame(rows), heads, shown)
+
+
+def _signed(value, digits=".2f"):
+    """A number with a true minus sign, and none in front of nought."""
+    return format(round(value, 2) + 0.0, digits).replace("-", "−")
 
 
 def published(plan, metrics, dataset):
